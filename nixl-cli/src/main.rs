@@ -1,0 +1,3 @@
+//! The `nixl` command.
+
+fn main() {}

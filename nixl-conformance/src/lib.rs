@@ -1,0 +1,1 @@
+//! Simulated backend, fault plans and the suite every backend passes.

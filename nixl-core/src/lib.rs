@@ -1,0 +1,1 @@
+//! Agents, regions, requests and the negotiator; knows no backend by name.

@@ -1,0 +1,1 @@
+//! Same-host backend: shared memory and cross-memory attach.

@@ -1,0 +1,1 @@
+//! Metadata exchange between agents: TCP, file, etcd.

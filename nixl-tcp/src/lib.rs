@@ -1,0 +1,1 @@
+//! TCP backend: direct receive into registered memory.

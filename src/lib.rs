@@ -1,0 +1,1 @@
+//! NIXL-style KV-cache transfer: the facade over core and backends.
