@@ -1,9 +1,14 @@
 //! Agents, regions, requests and the negotiator; knows no backend by name.
 //!
-//! Read in this order: [`agent`], [`backend`], [`inflight`]; `docs/architecture.md` draws the whole.
+//! Read in this order: [`backend`], [`inflight`], [`plan`]; `docs/architecture.md` draws the whole.
 
 pub mod card;
+pub mod desc;
 pub mod error;
+pub mod mem;
+pub mod plan;
 
 pub use card::*;
+pub use desc::{DescList, Run};
 pub use error::{Error, ErrorKind, Result};
+pub use mem::{HostMemory, HugePages, MemoryOwner, Region, RegionTable, Span};

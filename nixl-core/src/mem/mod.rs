@@ -1,0 +1,14 @@
+//! Registered memory: spans, regions, memory that the agent allocates.
+
+mod host;
+mod index;
+mod region;
+mod table;
+
+pub use host::{HostMemory, HugePages};
+pub use index::SpanIndex;
+pub use region::{MemoryOwner, Region, Registration, Span};
+pub use table::{Access, RegionTable};
+
+pub(crate) use host::{OwnedBuffer, RawMemory};
+pub(crate) use region::Revoked;

@@ -1,0 +1,115 @@
+//! The agent's own regions, by key for peers and by address for descriptors.
+
+use std::collections::HashMap;
+
+use parking_lot::RwLock;
+
+use super::{Region, Revoked, SpanIndex};
+use crate::{Error, ErrorKind, MemKind, RegionId, RegionKey, Result, error::fail};
+
+/// What a peer wants to do with a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Peer reads.
+    Read,
+    /// Peer writes.
+    Write,
+}
+
+/// All regions of one agent.
+#[derive(Default)]
+pub struct RegionTable {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    by_key: HashMap<RegionKey, Region>,
+    by_addr: SpanIndex<Region>,
+}
+
+impl RegionTable {
+    pub(crate) fn insert(&self, region: Region) {
+        let mut inner = self.inner.write();
+        let span = region.span();
+        inner
+            .by_addr
+            .insert(span.kind, span.dev, span.addr, span.len, region.clone());
+        inner.by_key.insert(region.key(), region);
+    }
+
+    /// Takes a region out and marks it revoked: from here on no access begins.
+    pub(crate) fn withdraw(&self, region: &Region) -> bool {
+        let mut inner = self.inner.write();
+        region.set_revoked(Revoked, true);
+        inner.by_key.remove(&region.key());
+        let id = region.id();
+        inner.by_addr.remove(|r| r.id() == id).is_some()
+    }
+
+    /// The region with `key`, if `addr..addr + len` lies inside it and `access` is allowed.
+    ///
+    /// The returned clone pins the memory. Errors: `NotRegistered` for an unknown or revoked key
+    /// and for a range outside the region, `NotAllowed` for writing to a read-only region.
+    pub fn resolve(&self, key: &RegionKey, addr: u64, len: u64, access: Access) -> Result<Region> {
+        let inner = self.inner.read();
+        let region = inner.by_key.get(key).ok_or_else(unknown_key)?;
+        let span = region.span();
+        let inside = addr >= span.addr
+            && addr
+                .checked_add(len)
+                .is_some_and(|end| end <= span.addr + span.len);
+        if !inside {
+            return Err(fail(
+                ErrorKind::NotRegistered,
+                format!("{len} bytes at {addr:#x} lie outside the region that the key names"),
+            ));
+        }
+        if access == Access::Write && !region.is_writable() {
+            return Err(fail(
+                ErrorKind::NotAllowed,
+                "the region is registered read-only",
+            ));
+        }
+        Ok(region.clone())
+    }
+
+    /// The region that covers a range of this process's memory.
+    pub fn find(&self, kind: MemKind, dev: u64, addr: u64, len: u64) -> Option<Region> {
+        self.inner
+            .read()
+            .by_addr
+            .find(kind, dev, addr, len)
+            .cloned()
+    }
+
+    pub(crate) fn find_elsewhere(&self, addr: u64, len: u64) -> Option<(MemKind, u64)> {
+        self.inner.read().by_addr.find_elsewhere(addr, len)
+    }
+
+    /// The region with number `id`.
+    pub fn by_id(&self, id: RegionId) -> Option<Region> {
+        let inner = self.inner.read();
+        inner.by_key.values().find(|r| r.id() == id).cloned()
+    }
+
+    /// All regions.
+    pub fn all(&self) -> Vec<Region> {
+        self.inner.read().by_key.values().cloned().collect()
+    }
+
+    pub(crate) fn clear(&self) {
+        let mut inner = self.inner.write();
+        for region in inner.by_key.values() {
+            region.set_revoked(Revoked, true);
+        }
+        *inner = Inner::default();
+    }
+}
+
+fn unknown_key() -> Error {
+    fail(
+        ErrorKind::NotRegistered,
+        "no region has this key: it was deregistered, or the peer's metadata is old",
+    )
+}
