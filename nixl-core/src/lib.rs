@@ -5,8 +5,11 @@
 pub mod card;
 pub mod desc;
 pub mod error;
+pub mod inflight;
 pub mod mem;
 pub mod plan;
+pub mod runtime;
+mod sync;
 
 pub use card::*;
 pub use desc::{DescList, Run};

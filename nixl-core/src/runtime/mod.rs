@@ -1,0 +1,308 @@
+//! Core's threads: one progress thread with a reactor, and a pool of copy threads.
+//!
+//! Backends own no threads. They watch file descriptors and spawn tasks; under
+//! [`Progress::Caller`] the same work runs inside `Agent::progress`.
+
+mod pool;
+mod reactor;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    os::fd::BorrowedFd,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use pool::Pool;
+use reactor::Reactor;
+pub use reactor::{Readiness, Watch, WatchToken};
+
+use crate::Result;
+
+/// Longest slice of work inside one `Agent::progress` call.
+const CALLER_SLICE: Duration = Duration::from_millis(1);
+/// Longest sleep of the progress thread: bounds how late a newly set, near deadline is seen.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
+/// How long the progress thread leaves the reactor to a caller that polls.
+const NAP: Duration = Duration::from_micros(100);
+
+/// Who makes progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Core's own threads: one progress thread and `copy_threads` copy threads (≥ 1).
+    Threads {
+        /// Threads that copy memory and move socket payload.
+        copy_threads: usize,
+    },
+    /// No threads: work advances inside `Agent::progress` only.
+    Caller,
+}
+
+/// How a task wants to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing left to do now; spawn it again when there is.
+    Done,
+    /// More to do: run it again after others had a turn.
+    Again,
+}
+
+/// Work for a copy thread. The same task may be spawned several times and then runs on several
+/// threads at once; it must be written for that.
+pub trait Task: Send + Sync + 'static {
+    /// Works until about `until`, never blocks, never panics.
+    fn run(self: Arc<Self>, until: Instant) -> Step;
+}
+
+/// Something that wants to be called at times.
+pub trait Tick: Send + Sync + 'static {
+    /// Does what is due and says when it wants to be called next. Must not block.
+    fn tick(&self, now: Instant) -> Option<Instant>;
+}
+
+/// Handle to the threads; clones share them.
+#[derive(Clone)]
+pub struct Runtime(Arc<Inner>);
+
+struct Inner {
+    reactor: Reactor,
+    pool: Pool,
+    threaded: bool,
+    spin: Duration,
+    stop: AtomicBool,
+    tickers: Mutex<Vec<Weak<dyn Tick>>>,
+    epoch: Instant,
+    /// When the progress thread means to wake up, in nanoseconds since `epoch`.
+    wakes_at: AtomicU64,
+    /// Callers that poll the reactor right now, and when one last did.
+    pollers: AtomicUsize,
+    polled_at: AtomicU64,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Runtime {
+    /// Starts the threads of `mode`. `spin`: how long a thread polls after its last event before
+    /// it blocks.
+    pub fn start(mode: Progress, spin: Duration) -> Result<Self> {
+        let (threaded, copiers) = match mode {
+            Progress::Threads { copy_threads } => (true, copy_threads.max(1)),
+            Progress::Caller => (false, 0),
+        };
+        let inner = Arc::new(Inner {
+            reactor: Reactor::new()?,
+            pool: Pool::new(copiers),
+            threaded,
+            spin,
+            stop: AtomicBool::new(false),
+            tickers: Mutex::new(Vec::new()),
+            epoch: Instant::now(),
+            wakes_at: AtomicU64::new(0),
+            pollers: AtomicUsize::new(0),
+            polled_at: AtomicU64::new(0),
+            threads: Mutex::new(Vec::new()),
+        });
+        let runtime = Self(inner);
+        for i in 0..copiers {
+            let this = runtime.0.clone();
+            runtime.launch(format!("nixl-copy-{i}"), move || this.pool.work(this.spin))?;
+        }
+        if threaded {
+            let this = runtime.0.clone();
+            runtime.launch("nixl-progress".to_owned(), move || this.progress_loop())?;
+        }
+        Ok(runtime)
+    }
+
+    fn launch(&self, name: String, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let handle = std::thread::Builder::new()
+            .name(name)
+            .spawn(body)
+            .map_err(|e| crate::Error::os("starting a thread (see ulimit -u)", e))?;
+        self.0.threads.lock().push(handle);
+        Ok(())
+    }
+
+    /// Queues `task` for one run on a copy thread. Allocates nothing once the queue is warm.
+    pub fn spawn(&self, task: Arc<dyn Task>) {
+        self.0.pool.push(task);
+    }
+
+    /// Copy threads, at least 1: how many runs of one task can be at work at once.
+    pub fn copy_threads(&self) -> usize {
+        self.0.pool.threads().max(1)
+    }
+
+    /// Whether core's own threads run (false: `Progress::Caller`).
+    pub fn is_threaded(&self) -> bool {
+        self.0.threaded
+    }
+
+    /// Calls `handler` on every edge of readiness of `fd` (epoll, edge-triggered, in and out).
+    /// The caller keeps `fd` open until the token is dropped. Calls may overlap.
+    pub fn watch(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Watch>) -> Result<WatchToken> {
+        self.0.reactor.watch(fd, handler)
+    }
+
+    /// Calls `tick` now and then at the times it asks for, for as long as it is alive.
+    pub fn add_ticker(&self, ticker: Weak<dyn Tick>) {
+        self.0.tickers.lock().push(ticker);
+        self.0.reactor.wake();
+    }
+
+    /// Makes sure that tickers run at `at` or soon after. Free when that is later than the next
+    /// planned wake-up.
+    pub fn tick_by(&self, at: Instant) {
+        let at = self.0.nanos(at);
+        if at < self.0.wakes_at.load(Ordering::Relaxed) {
+            self.0.reactor.wake();
+        }
+    }
+
+    /// Polls until `done` or `deadline`; true if `done`. Makes progress meanwhile under
+    /// `Progress::Caller`, else sleeps between looks. Never call it from a task, watch or tick.
+    pub fn wait(&self, deadline: Instant, mut done: impl FnMut() -> bool) -> bool {
+        let begun = Instant::now();
+        loop {
+            if done() {
+                return true;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            if !self.0.threaded {
+                self.progress(Duration::from_millis(1));
+            } else if now - begun < self.0.spin {
+                self.poll();
+            } else {
+                std::thread::sleep(Duration::from_micros(200).min(deadline - now));
+            }
+        }
+    }
+
+    /// Spins for at most the spin time, polling the reactor from the calling thread.
+    pub(crate) fn spin_until(&self, mut done: impl FnMut() -> bool) -> bool {
+        self.0.pollers.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
+        let ended = loop {
+            if done() {
+                break true;
+            }
+            self.0.reactor.poll(Duration::ZERO);
+            let now = Instant::now();
+            self.0.polled_at.store(self.0.nanos(now), Ordering::Relaxed);
+            if now - begun >= self.0.spin {
+                break done();
+            }
+        };
+        self.0.pollers.fetch_sub(1, Ordering::Relaxed);
+        ended
+    }
+
+    fn poll(&self) {
+        self.0.reactor.poll(Duration::ZERO);
+    }
+
+    /// One slice of ≤ 1 ms of work, waiting at most `wait` for something to do. True if anything
+    /// was done.
+    pub fn progress(&self, wait: Duration) -> bool {
+        let until = Instant::now() + CALLER_SLICE;
+        let next = self.0.run_tickers(Instant::now());
+        let mut any = self.0.reactor.poll(Duration::ZERO) > 0;
+        any |= self.0.pool.run_some(until);
+        if !any && !wait.is_zero() {
+            let sleep = wait.min(next);
+            any = self.0.reactor.poll(sleep) > 0;
+            any |= self.0.pool.run_some(until);
+        }
+        any
+    }
+
+    /// Stops and joins the threads. Tasks still queued are dropped.
+    pub fn stop(&self) {
+        self.0.stop.store(true, Ordering::Release);
+        self.0.pool.stop();
+        self.0.reactor.wake();
+        let me = std::thread::current().id();
+        for handle in std::mem::take(&mut *self.0.threads.lock()) {
+            if handle.thread().id() != me {
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn run_tickers(&self, now: Instant) -> Duration {
+        let mut next = now + MAX_SLEEP;
+        let mut i = 0;
+        loop {
+            let ticker = match self.tickers.lock().get(i) {
+                None => break,
+                Some(weak) => weak.upgrade(),
+            };
+            match ticker {
+                Some(ticker) => {
+                    if let Some(at) = ticker.tick(now) {
+                        next = next.min(at);
+                    }
+                    i += 1;
+                }
+                None => {
+                    self.tickers.lock().swap_remove(i);
+                }
+            }
+        }
+        next.saturating_duration_since(now)
+    }
+
+    fn progress_loop(&self) {
+        let mut last_event = Instant::now();
+        let mut next_tick = Instant::now();
+        while !self.stop.load(Ordering::Acquire) {
+            let now = Instant::now();
+            if now >= next_tick {
+                next_tick = now + self.run_tickers(now);
+            }
+            if self.a_caller_polls(now) {
+                std::thread::sleep(NAP);
+                continue;
+            }
+            let spinning = now - last_event < self.spin;
+            let sleep = if spinning {
+                Duration::ZERO
+            } else {
+                next_tick.saturating_duration_since(now)
+            };
+            self.wakes_at
+                .store(self.nanos(now + sleep), Ordering::Relaxed);
+            if self.reactor.poll(sleep) > 0 {
+                last_event = Instant::now();
+                next_tick = next_tick.min(last_event + Duration::from_millis(10));
+            } else if spinning {
+                std::hint::spin_loop();
+            } else {
+                next_tick = Instant::now();
+            }
+        }
+    }
+
+    /// A polling caller handles events sooner than this thread could be woken to do it.
+    fn a_caller_polls(&self, now: Instant) -> bool {
+        self.pollers.load(Ordering::Relaxed) > 0
+            || self
+                .nanos(now)
+                .saturating_sub(self.polled_at.load(Ordering::Relaxed))
+                < NAP.as_nanos() as u64
+    }
+}

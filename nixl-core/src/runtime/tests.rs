@@ -1,0 +1,138 @@
+use std::{
+    os::fd::AsFd,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+};
+
+use rustix::{event::EventfdFlags, io::Errno};
+
+use super::*;
+
+struct Counter {
+    runs: AtomicUsize,
+    want: usize,
+}
+
+impl Task for Counter {
+    fn run(self: Arc<Self>, _: Instant) -> Step {
+        if self.runs.fetch_add(1, SeqCst) + 1 < self.want {
+            Step::Again
+        } else {
+            Step::Done
+        }
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn modes() -> [Progress; 2] {
+    [Progress::Threads { copy_threads: 2 }, Progress::Caller]
+}
+
+#[test]
+fn tasks_run_until_done() {
+    for mode in modes() {
+        let rt = Runtime::start(mode, Duration::from_micros(50)).unwrap();
+        let task = Arc::new(Counter {
+            runs: AtomicUsize::new(0),
+            want: 1000,
+        });
+        rt.spawn(task.clone());
+        assert!(rt.wait(soon(), || task.runs.load(SeqCst) == 1000));
+        rt.stop();
+        assert_eq!(Arc::strong_count(&task), 1);
+    }
+}
+
+struct Drain {
+    fd: std::os::fd::OwnedFd,
+    sum: AtomicU64,
+}
+
+impl Watch for Drain {
+    fn ready(&self, _: Readiness) {
+        let mut buf = [0; 8];
+        loop {
+            match rustix::io::read(&self.fd, &mut buf) {
+                Ok(_) => self.sum.fetch_add(u64::from_ne_bytes(buf), SeqCst),
+                Err(Errno::AGAIN) => return,
+                Err(e) => panic!("{e}"),
+            };
+        }
+    }
+}
+
+#[test]
+fn readiness_reaches_the_handler_until_the_token_is_dropped() {
+    for mode in modes() {
+        let rt = Runtime::start(mode, Duration::ZERO).unwrap();
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+        let fd = rustix::event::eventfd(0, flags).unwrap();
+        let drain = Arc::new(Drain {
+            fd: fd.try_clone().unwrap(),
+            sum: AtomicU64::new(0),
+        });
+        let token = rt.watch(fd.as_fd(), drain.clone()).unwrap();
+        for i in 1..=20u64 {
+            rustix::io::write(&fd, &i.to_ne_bytes()).unwrap();
+            assert!(rt.wait(soon(), || drain.sum.load(SeqCst) == i * (i + 1) / 2));
+        }
+        drop(token);
+        rt.stop();
+        assert_eq!(
+            Arc::strong_count(&drain),
+            1,
+            "the reactor let go of the handler"
+        );
+    }
+}
+
+struct Ticks {
+    count: AtomicUsize,
+    every: Duration,
+}
+
+impl Tick for Ticks {
+    fn tick(&self, now: Instant) -> Option<Instant> {
+        self.count.fetch_add(1, SeqCst);
+        Some(now + self.every)
+    }
+}
+
+#[test]
+fn tickers_run_when_they_ask_and_end_with_their_owner() {
+    for mode in modes() {
+        let rt = Runtime::start(mode, Duration::ZERO).unwrap();
+        let ticks = Arc::new(Ticks {
+            count: AtomicUsize::new(0),
+            every: Duration::from_millis(1),
+        });
+        let weak: Weak<dyn Tick> = Arc::downgrade(&(ticks.clone() as Arc<dyn Tick>));
+        rt.add_ticker(weak);
+        assert!(rt.wait(soon(), || ticks.count.load(SeqCst) >= 5));
+        rt.stop();
+    }
+}
+
+#[test]
+fn an_idle_runtime_sleeps() {
+    let rt = Runtime::start(
+        Progress::Threads { copy_threads: 2 },
+        Duration::from_micros(50),
+    )
+    .unwrap();
+    let cpu = || {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+    };
+    std::thread::sleep(Duration::from_millis(100));
+    let before = cpu();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = cpu() - before;
+    assert!(
+        used < Duration::from_millis(5),
+        "idle for 1 s took {used:?} of CPU"
+    );
+    rt.stop();
+}
