@@ -2,6 +2,8 @@
 //!
 //! Read in this order: [`backend`], [`inflight`], [`plan`]; `docs/architecture.md` draws the whole.
 
+pub mod auth;
+pub mod backend;
 pub mod card;
 pub mod desc;
 pub mod error;
