@@ -27,7 +27,7 @@ use crate::{
     AgentCard, BackendName, Error, Generation, PathCaps, PathName, RegionId, RegionKey, Result,
     auth::{Identity, Known, PeerIdentity},
     inflight::Completion,
-    mem::{Access, Region, RegionTable, Registration},
+    mem::{Access, Pin, Region, RegionTable, Registration},
     plan::Plan,
     runtime::Runtime,
 };
@@ -122,8 +122,9 @@ pub unsafe trait Transfer: Send + Sync + 'static {
     /// Bytes moved since the last post, for telling a stalled transfer from a slow one.
     fn moved(&self) -> u64;
 
-    /// For a failed post: whether no byte can have moved at the target.
-    fn untouched(&self) -> bool {
+    /// After a failed WRITE: whether none of its bytes can land at the target any more, so that
+    /// another path may start over.
+    fn fenced(&self) -> bool {
         self.moved() == 0
     }
 }
@@ -178,7 +179,7 @@ impl Context {
     }
 
     /// The region that a peer named, checked for key, bounds and access, and pinned.
-    pub fn resolve(&self, key: &RegionKey, addr: u64, len: u64, access: Access) -> Result<Region> {
+    pub fn resolve(&self, key: &RegionKey, addr: u64, len: u64, access: Access) -> Result<Pin> {
         self.regions.resolve(key, addr, len, access)
     }
 

@@ -7,8 +7,7 @@ mod table;
 
 pub use host::{HostMemory, HugePages};
 pub use index::SpanIndex;
-pub use region::{MemoryOwner, Region, Registration, Span};
+pub use region::{MemoryOwner, Pin, Region, Registration, Span};
 pub use table::{Access, RegionTable};
 
 pub(crate) use host::{OwnedBuffer, RawMemory};
-pub(crate) use region::Revoked;

@@ -5,7 +5,7 @@ use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -66,10 +66,28 @@ struct Inner {
     writable: bool,
     shareable: bool,
     revoked: AtomicBool,
+    /// Operations that may touch the memory now.
+    pins: AtomicUsize,
 }
 
-/// Seen by code that checks a pin before touching memory again.
-pub(crate) struct Revoked;
+/// The right to touch a region's memory: deregistering waits until the last pin is dropped.
+/// Whoever holds one across several steps looks at [`Region::is_revoked`] before each.
+#[derive(Debug)]
+pub struct Pin(Region);
+
+impl std::ops::Deref for Pin {
+    type Target = Region;
+
+    fn deref(&self) -> &Region {
+        &self.0
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.unpin();
+    }
+}
 
 impl Region {
     pub(crate) fn new(
@@ -98,6 +116,7 @@ impl Region {
             writable,
             shareable,
             revoked: AtomicBool::new(false),
+            pins: AtomicUsize::new(0),
         })))
     }
 
@@ -147,13 +166,41 @@ impl Region {
         self.0.revoked.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_revoked(&self, _: Revoked, revoked: bool) {
-        self.0.revoked.store(revoked, Ordering::Release);
+    /// No access begins after this. Pins taken before stay until dropped.
+    pub(crate) fn revoke(&self) {
+        self.0.revoked.store(true, Ordering::SeqCst);
     }
 
-    /// Handles alive, this one included.
-    pub(crate) fn holders(&self) -> usize {
-        Arc::strong_count(&self.0)
+    /// Pins the memory; `None` once it is revoked.
+    pub fn pin(&self) -> Option<Pin> {
+        self.try_pin().then(|| Pin(self.clone()))
+    }
+
+    /// [`Region::pin`] for callers that keep count themselves: true means that one
+    /// [`Region::unpin`] is owed.
+    pub(crate) fn try_pin(&self) -> bool {
+        // Announce, then look: either `revoke` is seen here, or the pin is seen by `pins`.
+        self.0.pins.fetch_add(1, Ordering::SeqCst);
+        let revoked = self.0.revoked.load(Ordering::SeqCst);
+        if revoked {
+            self.unpin();
+        }
+        !revoked
+    }
+
+    pub(crate) fn unpin(&self) {
+        self.0.pins.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Operations that may touch the memory now.
+    pub(crate) fn pins(&self) -> usize {
+        self.0.pins.load(Ordering::SeqCst)
+    }
+
+    /// Deregisters from every backend; the memory stays until the last handle is dropped.
+    pub(crate) fn drop_registrations(&self) {
+        let registrations = std::mem::take(&mut *self.0.registrations.lock());
+        drop(registrations);
     }
 
     pub(crate) fn add_registration(&self, backend: BackendName, r: Box<dyn Registration>) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use parking_lot::RwLock;
 
-use super::{Region, Revoked, SpanIndex};
+use super::{Pin, Region, SpanIndex};
 use crate::{Error, ErrorKind, MemKind, RegionId, RegionKey, Result, error::fail};
 
 /// What a peer wants to do with a region.
@@ -41,7 +41,7 @@ impl RegionTable {
     /// Takes a region out and marks it revoked: from here on no access begins.
     pub(crate) fn withdraw(&self, region: &Region) -> bool {
         let mut inner = self.inner.write();
-        region.set_revoked(Revoked, true);
+        region.revoke();
         inner.by_key.remove(&region.key());
         let id = region.id();
         inner.by_addr.remove(|r| r.id() == id).is_some()
@@ -49,9 +49,9 @@ impl RegionTable {
 
     /// The region with `key`, if `addr..addr + len` lies inside it and `access` is allowed.
     ///
-    /// The returned clone pins the memory. Errors: `NotRegistered` for an unknown or revoked key
+    /// Errors: `NotRegistered` for an unknown or revoked key
     /// and for a range outside the region, `NotAllowed` for writing to a read-only region.
-    pub fn resolve(&self, key: &RegionKey, addr: u64, len: u64, access: Access) -> Result<Region> {
+    pub fn resolve(&self, key: &RegionKey, addr: u64, len: u64, access: Access) -> Result<Pin> {
         let inner = self.inner.read();
         let region = inner.by_key.get(key).ok_or_else(unknown_key)?;
         let span = region.span();
@@ -71,7 +71,7 @@ impl RegionTable {
                 "the region is registered read-only",
             ));
         }
-        Ok(region.clone())
+        region.pin().ok_or_else(unknown_key)
     }
 
     /// The region that covers a range of this process's memory.
@@ -101,7 +101,7 @@ impl RegionTable {
     pub(crate) fn clear(&self) {
         let mut inner = self.inner.write();
         for region in inner.by_key.values() {
-            region.set_revoked(Revoked, true);
+            region.revoke();
         }
         *inner = Inner::default();
     }
