@@ -9,9 +9,11 @@ pub mod desc;
 pub mod error;
 pub mod inflight;
 pub mod mem;
+pub mod notify;
 pub mod plan;
 pub mod runtime;
 mod sync;
+pub mod telemetry;
 
 pub use card::*;
 pub use desc::{DescList, Run};

@@ -1,0 +1,14 @@
+//! Notifications: numbered per (sender generation, target), delivered exactly once and in order,
+//! whatever connections carried them.
+
+mod inbox;
+mod outbox;
+mod wire;
+
+pub use inbox::Notification;
+pub(crate) use inbox::{Accepted, Inbox};
+pub(crate) use outbox::Outbox;
+pub(crate) use wire::{Ack, Message};
+
+/// Longest notification in bytes (design: any bytes, up to 16 MiB).
+pub const MAX_NOTIFICATION: usize = 16 << 20;
