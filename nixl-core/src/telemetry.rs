@@ -95,6 +95,6 @@ pub struct Snapshot {
     pub degraded: u64,
     /// Regions registered now.
     pub regions: u64,
-    /// Bytes of memory leaked because a backend did not say that it was done.
-    pub leaked_bytes: u64,
+    /// Requests active now.
+    pub active_requests: u64,
 }

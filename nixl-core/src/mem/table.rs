@@ -26,6 +26,8 @@ pub struct RegionTable {
 struct Inner {
     by_key: HashMap<RegionKey, Region>,
     by_addr: SpanIndex<Region>,
+    /// Withdrawn, but somebody may still touch them.
+    withdrawn: HashMap<RegionId, Region>,
 }
 
 impl RegionTable {
@@ -41,10 +43,30 @@ impl RegionTable {
     /// Takes a region out and marks it revoked: from here on no access begins.
     pub(crate) fn withdraw(&self, region: &Region) -> bool {
         let mut inner = self.inner.write();
+        if inner.by_key.remove(&region.key()).is_none() {
+            return false;
+        }
         region.revoke();
-        inner.by_key.remove(&region.key());
         let id = region.id();
-        inner.by_addr.remove(|r| r.id() == id).is_some()
+        let found = inner.by_addr.remove(|r| r.id() == id);
+        if let Some(region) = &found {
+            inner.withdrawn.insert(id, region.clone());
+        }
+        found.is_some()
+    }
+
+    pub(crate) fn is_withdrawn(&self, region: &Region) -> bool {
+        self.inner.read().withdrawn.contains_key(&region.id())
+    }
+
+    /// Nobody touches a withdrawn region any more.
+    pub(crate) fn release(&self, region: &Region) {
+        self.inner.write().withdrawn.remove(&region.id());
+    }
+
+    pub(crate) fn any_pinned(&self) -> bool {
+        let inner = self.inner.read();
+        inner.withdrawn.values().any(|r| r.pins() > 0)
     }
 
     /// The region with `key`, if `addr..addr + len` lies inside it and `access` is allowed.
@@ -98,12 +120,15 @@ impl RegionTable {
         self.inner.read().by_key.values().cloned().collect()
     }
 
+    /// Withdraws everything.
     pub(crate) fn clear(&self) {
         let mut inner = self.inner.write();
-        for region in inner.by_key.values() {
+        let all = std::mem::take(&mut inner.by_key);
+        inner.by_addr = SpanIndex::default();
+        for region in all.into_values() {
             region.revoke();
+            inner.withdrawn.insert(region.id(), region);
         }
-        *inner = Inner::default();
     }
 }
 

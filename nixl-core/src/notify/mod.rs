@@ -5,8 +5,8 @@ mod inbox;
 mod outbox;
 mod wire;
 
+pub(crate) use inbox::Inbox;
 pub use inbox::Notification;
-pub(crate) use inbox::{Accepted, Inbox};
 pub(crate) use outbox::Outbox;
 pub(crate) use wire::{Ack, Message};
 

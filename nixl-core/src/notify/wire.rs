@@ -10,6 +10,10 @@ const NOTIFY: u8 = 1;
 const ACK: u8 = 2;
 const REVOKE: u8 = 3;
 const REVOKED: u8 = 4;
+const PROBE: u8 = 5;
+const PROBED: u8 = 6;
+
+const NONCE: usize = crate::agent::NONCE;
 
 /// How far a receiver has come with one sender's notifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -31,6 +35,15 @@ pub(crate) enum Message<'a> {
     Revoke(RegionId),
     /// Nothing here touches that region any more.
     Revoked(RegionId),
+    /// Does `nonce` stand at `offset` of the target's probe region?
+    Probe {
+        id: u64,
+        region: RegionId,
+        offset: u64,
+        nonce: &'a [u8; NONCE],
+    },
+    /// The answer to probe `id`.
+    Probed { id: u64, ok: bool },
 }
 
 impl<'a> Message<'a> {
@@ -58,6 +71,23 @@ impl<'a> Message<'a> {
                 out.put_u8(REVOKED);
                 out.put_u64_le(id.0);
             }
+            Self::Probe {
+                id,
+                region,
+                offset,
+                nonce,
+            } => {
+                out.put_u8(PROBE);
+                out.put_u64_le(id);
+                out.put_u64_le(region.0);
+                out.put_u64_le(offset);
+                out.put_slice(nonce);
+            }
+            Self::Probed { id, ok } => {
+                out.put_u8(PROBED);
+                out.put_u64_le(id);
+                out.put_u8(u8::from(ok));
+            }
         }
         out.freeze()
     }
@@ -80,9 +110,39 @@ impl<'a> Message<'a> {
             }),
             (&REVOKE, []) => Self::Revoke(RegionId(first)),
             (&REVOKED, []) => Self::Revoked(RegionId(first)),
+            (&PROBE, rest) => Self::decode_probe(first, rest).ok_or_else(malformed)?,
+            (&PROBED, &[ok @ (0 | 1)]) => Self::Probed {
+                id: first,
+                ok: ok == 1,
+            },
             _ => return Err(malformed()),
         };
         Ok(message)
+    }
+
+    fn decode_probe(id: u64, rest: &'a [u8]) -> Option<Self> {
+        let (region, rest) = rest.split_first_chunk::<8>()?;
+        let (offset, nonce) = rest.split_first_chunk::<8>()?;
+        Some(Self::Probe {
+            id,
+            region: RegionId(u64::from_le_bytes(*region)),
+            offset: u64::from_le_bytes(*offset),
+            nonce: nonce.try_into().ok()?,
+        })
+    }
+
+    /// The error for a message that has no business on this side of a connection.
+    pub(crate) fn unexpected(&self) -> crate::Error {
+        let what = match self {
+            Self::Notify { .. } => "a notification",
+            Self::Ack(_) => "an acknowledgement",
+            Self::Revoke(_) | Self::Revoked(_) => "a withdrawal",
+            Self::Probe { .. } | Self::Probed { .. } => "a probe",
+        };
+        fail(
+            ErrorKind::PeerMisbehaved,
+            format!("{what} came from the wrong side of the connection"),
+        )
     }
 }
 
@@ -107,6 +167,13 @@ mod tests {
             Message::Ack(ack),
             Message::Revoke(RegionId(9)),
             Message::Revoked(RegionId(u64::MAX)),
+            Message::Probe {
+                id: 1,
+                region: RegionId(2),
+                offset: 3,
+                nonce: &[4; NONCE],
+            },
+            Message::Probed { id: 5, ok: true },
         ] {
             assert_eq!(Message::decode(&m.encode()).unwrap(), m);
         }

@@ -1,0 +1,305 @@
+//! Telling peers about this agent and learning about them.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::Agent;
+use crate::{
+    AgentCard, ErrorKind, RegionCard, Result,
+    backend::PeerAddress,
+    error::fail,
+    mem::Region,
+    metadata::{self, Decoded, Kind, Limits, Metadata},
+    peer::{Peer, RemoteTable},
+};
+
+/// Names of loaded peers.
+pub type Peers = Vec<String>;
+
+impl Agent {
+    /// Everything a peer needs: card and all regions. Holds this agent's secret: give it only to
+    /// agents that may read and write the registered memory.
+    pub fn metadata(&self) -> Result<Bytes> {
+        let regions = self.shared.regions.all();
+        self.encode(
+            Kind::Full,
+            true,
+            regions.iter().map(Region::card).collect(),
+            Vec::new(),
+        )
+    }
+
+    /// Some regions, for a peer that may not have the others (`with_card`) or has the card
+    /// already.
+    pub fn partial_metadata(&self, regions: &[Region], with_card: bool) -> Result<Bytes> {
+        let mut cards: Vec<_> = regions.iter().map(Region::card).collect();
+        if with_card {
+            let probed = self.shared.probe_memory.probed.iter();
+            cards.extend(probed.map(|(region, _)| region.card()));
+        }
+        self.encode(Kind::Partial, with_card, cards, Vec::new())
+    }
+
+    /// Tells a peer that regions are gone.
+    pub fn withdrawal(&self, regions: &[Region]) -> Result<Bytes> {
+        let ids = regions.iter().map(Region::id).collect();
+        self.encode(Kind::Withdraw, false, Vec::new(), ids)
+    }
+
+    fn encode(
+        &self,
+        kind: Kind,
+        with_card: bool,
+        mut regions: Vec<RegionCard>,
+        withdrawn: Vec<crate::RegionId>,
+    ) -> Result<Bytes> {
+        let shared = &self.shared;
+        regions.retain(|r| !shared.probe_memory.is_scratch(r.id));
+        regions.sort_by_key(|r| r.id);
+        let metadata = Metadata {
+            kind,
+            name: shared.identity.name.clone(),
+            generation: shared.identity.generation,
+            sequence: shared.sequence.fetch_add(1, Ordering::AcqRel),
+            card: with_card.then(|| shared.card.clone()),
+            regions,
+            withdrawn,
+            nixl: Default::default(),
+        };
+        metadata::encode(&metadata)
+    }
+
+    /// Loads or updates a peer from its metadata; returns its name. A blob that is not newer than
+    /// what is loaded changes nothing.
+    ///
+    /// When the peer is loaded with another generation (it restarted), this connects to the new
+    /// incarnation and waits for its answer.
+    ///
+    /// Errors: `Malformed` names what does not decode; `ApiMisuse` for this agent's own metadata;
+    /// `NotFound` for a partial blob of an unknown peer; `NameConflict` when the loaded
+    /// incarnation still answers; `PeerGone` when neither does; `Unsupported` without a common
+    /// backend.
+    pub fn load_metadata(&self, blob: &[u8]) -> Result<String> {
+        let decoded = metadata::decode(blob, &Limits::default())?;
+        let metadata = match decoded {
+            Decoded::Ours(metadata) => metadata,
+            Decoded::Foreign(foreign) => return Err(self.no_common_backend(&foreign.name, "UCX")),
+        };
+        if metadata.name == self.name() {
+            return Err(fail(
+                ErrorKind::ApiMisuse,
+                "this is the agent's own metadata, or another agent's with the same name; an agent \
+                 reaches itself by its name without loading anything",
+            ));
+        }
+        let loaded = self.shared.peers.read().get(&metadata.name).cloned();
+        match loaded {
+            Some(peer) if peer.generation() == metadata.generation => {
+                update(&peer, metadata)?;
+                Ok(peer.name.to_string())
+            }
+            Some(old) => self.replace(&old, metadata),
+            None => {
+                let peer = self.new_peer(metadata)?;
+                self.install(&peer);
+                Ok(peer.name.to_string())
+            }
+        }
+    }
+
+    fn no_common_backend(&self, peer: &str, theirs: &str) -> crate::Error {
+        let ours: Vec<_> = self.shared.backends.iter().map(|b| b.name()).collect();
+        fail(
+            ErrorKind::Unsupported,
+            format!(
+                "no common backend (peer: {theirs}; here: {})",
+                ours.join(", ")
+            ),
+        )
+        .with_peer(peer)
+    }
+
+    fn new_peer(&self, metadata: Metadata) -> Result<Arc<Peer>> {
+        let Some(card) = metadata.card else {
+            return Err(fail(
+                ErrorKind::NotFound,
+                format!(
+                    "partial metadata without a card from {:?}, which is not loaded in this \
+                     generation; load its full metadata first",
+                    metadata.name
+                ),
+            ));
+        };
+        let common = self
+            .shared
+            .backends
+            .iter()
+            .any(|b| card.backend(b.name()).is_some());
+        if !common {
+            let theirs: Vec<_> = card.backends.iter().map(|b| b.backend.as_str()).collect();
+            return Err(self.no_common_backend(&card.name, &theirs.join(", ")));
+        }
+        let mut table = RemoteTable::default();
+        table.sequence = metadata.sequence;
+        metadata.regions.into_iter().for_each(|r| table.insert(r));
+        Ok(Arc::new(Peer::new(
+            &self.shared,
+            PeerAddress { card },
+            table,
+        )))
+    }
+
+    fn install(&self, peer: &Arc<Peer>) {
+        let mut peers = self.shared.peers.write();
+        Arc::make_mut(&mut peers).insert(peer.name.to_string(), peer.clone());
+    }
+
+    /// Puts a new incarnation in the place of a loaded one, if it answers.
+    fn replace(&self, old: &Arc<Peer>, metadata: Metadata) -> Result<String> {
+        let new = self.new_peer(metadata)?;
+        let limit = self.shared.config.connect_timeout;
+        if self.reach(&new, limit).is_ok() {
+            self.install(&new);
+            old.remove(
+                fail(
+                    ErrorKind::PeerGone,
+                    "the peer restarted and was loaded anew",
+                )
+                .with_peer(&old.name),
+            );
+            return Ok(new.name.to_string());
+        }
+        let old_answers = old.is_connected() || self.reach(old, limit).is_ok();
+        let gone = fail(ErrorKind::PeerGone, "it was never loaded").with_peer(&new.name);
+        new.remove(gone);
+        let (kind, text) = if old_answers {
+            (
+                ErrorKind::NameConflict,
+                "another living agent has this name and is loaded already; stop one of the two, or \
+                 remove the loaded one first",
+            )
+        } else {
+            (
+                ErrorKind::PeerGone,
+                "neither the loaded incarnation nor the one in the metadata answers",
+            )
+        };
+        Err(fail(kind, text).with_peer(&old.name))
+    }
+
+    /// Connects to a peer over every common backend, so that the first request need not wait.
+    ///
+    /// Errors: the first failure if nothing connected within `timeout`.
+    pub fn connect(&self, peer: &str, timeout: Duration) -> Result<()> {
+        let peer = self.peer(peer)?;
+        self.reach(&peer, timeout)
+    }
+
+    fn reach(&self, peer: &Arc<Peer>, timeout: Duration) -> Result<()> {
+        peer.connect_all();
+        let mut outcome = None;
+        let decided = || {
+            outcome = peer.connect_outcome();
+            outcome.is_some() || peer.is_connected()
+        };
+        self.shared.runtime.wait(Instant::now() + timeout, decided);
+        match outcome {
+            Some(outcome) => outcome,
+            None if peer.is_connected() => Ok(()),
+            None => Err(fail(
+                ErrorKind::Timeout,
+                format!("the peer did not answer within {timeout:?}"),
+            )
+            .with_peer(&peer.name)),
+        }
+    }
+
+    /// Forgets a peer: its requests end with `Cancelled` or `PeerGone`, connections close.
+    pub fn remove_peer(&self, name: &str) -> Result<()> {
+        if name == self.name() {
+            return Err(fail(ErrorKind::ApiMisuse, "an agent cannot remove itself"));
+        }
+        let peer = self.peer(name)?;
+        let gone = fail(ErrorKind::PeerGone, "the peer was removed by the caller");
+        {
+            let mut peers = self.shared.peers.write();
+            Arc::make_mut(&mut peers).remove(name);
+        }
+        for request in self.shared.active_requests() {
+            if Arc::ptr_eq(&request.peer, &peer) {
+                request.stop(gone.clone());
+            }
+        }
+        peer.remove(gone);
+        Ok(())
+    }
+
+    /// Names of loaded peers, sorted; this agent itself is not among them.
+    pub fn peers(&self) -> Peers {
+        let peers = self.shared.all_peers();
+        let mut names: Vec<_> = peers
+            .keys()
+            .filter(|n| *n != self.name())
+            .cloned()
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// What a loaded peer said about itself.
+    pub fn peer_card(&self, name: &str) -> Result<AgentCard> {
+        Ok(self.peer(name)?.address.card.clone())
+    }
+
+    // --- loopback ---
+
+    pub(super) fn load_self(&self) {
+        let mut table = RemoteTable::default();
+        let regions = self.shared.regions.all();
+        regions.iter().for_each(|r| table.insert(r.card()));
+        let card = self.shared.card.clone();
+        let peer = Peer::new(&self.shared, PeerAddress { card }, table);
+        self.install(&Arc::new(peer));
+    }
+
+    pub(super) fn tell_self(&self, change: impl FnOnce(&mut RemoteTable)) {
+        if let Ok(me) = self.peer(self.name()) {
+            change(&mut me.regions().write());
+        }
+    }
+
+    pub(super) fn note_self_withdrawal(&self) {
+        if let Ok(me) = self.peer(self.name()) {
+            me.note_withdrawal();
+        }
+    }
+}
+
+/// Brings a loaded peer up to date.
+fn update(peer: &Peer, metadata: Metadata) -> Result<()> {
+    let mut table = peer.regions().write();
+    if metadata.sequence <= table.sequence {
+        tracing::debug!(peer = %peer.name, "metadata is not newer than what is loaded");
+        return Ok(());
+    }
+    table.sequence = metadata.sequence;
+    let mut gone = metadata.withdrawn;
+    if metadata.kind == Kind::Full {
+        let named: std::collections::HashSet<_> = metadata.regions.iter().map(|r| r.id).collect();
+        gone.extend(table.ids().into_iter().filter(|id| !named.contains(id)));
+    }
+    let mut changed = false;
+    for id in gone {
+        changed |= table.remove(id);
+    }
+    metadata.regions.into_iter().for_each(|r| table.insert(r));
+    drop(table);
+    if changed {
+        peer.note_withdrawal();
+    }
+    Ok(())
+}

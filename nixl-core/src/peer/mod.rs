@@ -1,0 +1,366 @@
+//! A loaded peer: its regions, connections, proven paths and notifications.
+
+mod conn;
+mod probe;
+mod regions;
+mod route;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use conn::LinkHandler;
+pub(crate) use conn::{Incoming, IncomingHandler};
+use parking_lot::{Mutex, RwLock};
+pub(crate) use probe::Probe;
+pub(crate) use regions::RemoteTable;
+pub(crate) use route::Route;
+
+use crate::{
+    BackendName, Error, ErrorKind, Generation, Op, PathName, RegionId, Result,
+    agent::Shared,
+    backend::{Endpoint, PeerAddress},
+    error::fail,
+    negotiate::CostBook,
+    notify::{Ack, Outbox},
+    plan::Plan,
+    request,
+    telemetry::{PathSnapshot, PathStats},
+};
+
+/// An authenticated connection of ours to the peer.
+pub(crate) struct Link {
+    id: u64,
+    backend: BackendName,
+    endpoint: Arc<dyn Endpoint>,
+    up: AtomicBool,
+}
+
+impl Link {
+    pub(crate) fn endpoint(&self) -> &Arc<dyn Endpoint> {
+        &self.endpoint
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+}
+
+/// How the connection over one backend stands.
+enum LinkState {
+    Connecting { since: Instant },
+    Up(Arc<Link>),
+    Down { why: Error, until: Instant },
+}
+
+/// What is known of one path in one direction over the present connection.
+#[derive(Clone, Debug)]
+enum Proof {
+    Running,
+    Proven,
+    /// Not to be tried again before then.
+    Failed(Error, Instant),
+}
+
+/// What requests on one path and direction share.
+#[derive(Debug, Default)]
+pub(crate) struct PathRecord {
+    pub(crate) stats: PathStats,
+}
+
+pub(crate) struct Peer {
+    shared: Weak<Shared>,
+    pub(crate) name: Arc<str>,
+    pub(crate) address: Arc<PeerAddress>,
+    regions: RwLock<RemoteTable>,
+    /// Counts withdrawals: a request looks again when it changed.
+    withdrawn: AtomicU64,
+    state: Mutex<State>,
+    outbox: Mutex<Outbox>,
+    records: RwLock<HashMap<(PathName, Op), Arc<PathRecord>>>,
+    costs: Mutex<CostBook>,
+    /// Some region is being given back: requests that end have to look.
+    giving_back: AtomicBool,
+}
+
+struct State {
+    links: HashMap<BackendName, LinkState>,
+    failures: HashMap<BackendName, u32>,
+    proofs: HashMap<(PathName, Op), Proof>,
+    probes: Vec<Arc<Probe>>,
+    waiting: Vec<Arc<request::Inner>>,
+    /// Regions the peer withdraws, each over the link it said so on.
+    revoked: Vec<(RegionId, Arc<Link>)>,
+    /// The link that carries notifications now.
+    speaker: Option<u64>,
+    gone: Option<Error>,
+    /// Classes of degradation that were warned about.
+    warned: Vec<(Op, PathName)>,
+}
+
+impl Peer {
+    pub(crate) fn new(shared: &Arc<Shared>, address: PeerAddress, table: RemoteTable) -> Self {
+        Self {
+            shared: Arc::downgrade(shared),
+            name: address.card.name.as_str().into(),
+            address: Arc::new(address),
+            regions: RwLock::new(table),
+            withdrawn: AtomicU64::new(0),
+            state: Mutex::new(State {
+                links: HashMap::new(),
+                failures: HashMap::new(),
+                proofs: HashMap::new(),
+                probes: Vec::new(),
+                waiting: Vec::new(),
+                revoked: Vec::new(),
+                speaker: None,
+                gone: None,
+                warned: Vec::new(),
+            }),
+            outbox: Mutex::new(Outbox::new(shared.config.notification_window)),
+            records: RwLock::new(HashMap::new()),
+            costs: Mutex::new(CostBook::default()),
+            giving_back: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        self.address.card.generation
+    }
+
+    pub(crate) fn regions(&self) -> &RwLock<RemoteTable> {
+        &self.regions
+    }
+
+    pub(crate) fn withdrawn(&self) -> u64 {
+        self.withdrawn.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn note_withdrawal(&self) {
+        self.withdrawn.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Errors with `NotRegistered` if the peer withdrew one of these regions.
+    pub(crate) fn check_regions(&self, regions: &[crate::plan::RemoteRegion]) -> Result<()> {
+        let table = self.regions.read();
+        match regions.iter().find(|r| !table.contains(r.id)) {
+            None => Ok(()),
+            Some(r) => Err(fail(
+                ErrorKind::NotRegistered,
+                format!("the peer withdrew its region at {:#x}", r.addr),
+            )
+            .with_peer(&self.name)),
+        }
+    }
+
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        self.state.lock().gone.clone().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn record(&self, path: PathName, op: Op) -> Arc<PathRecord> {
+        if let Some(record) = self.records.read().get(&(path, op)) {
+            return record.clone();
+        }
+        self.records.write().entry((path, op)).or_default().clone()
+    }
+
+    pub(crate) fn snapshots(&self) -> Vec<PathSnapshot> {
+        let records = self.records.read();
+        let mut all: Vec<_> = records
+            .iter()
+            .map(|((path, op), r)| r.stats.snapshot(&self.name, path, *op))
+            .collect();
+        all.sort_by_key(|s| (s.path, s.op));
+        all
+    }
+
+    /// Ends the peer: no new posts, connections closed, waiting requests ended with `why`.
+    pub(crate) fn remove(&self, why: Error) {
+        let (links, waiting) = {
+            let mut state = self.state.lock();
+            state.gone = Some(why.clone());
+            let links: Vec<_> = state.up_links().cloned().collect();
+            (links, std::mem::take(&mut state.waiting))
+        };
+        for request in waiting {
+            request.end(Err(why.clone()));
+        }
+        for link in links {
+            link.endpoint.close();
+        }
+    }
+
+    /// Takes a request off the waiting list.
+    pub(crate) fn unpark(&self, request: &Arc<request::Inner>) {
+        self.state
+            .lock()
+            .waiting
+            .retain(|r| !Arc::ptr_eq(r, request));
+    }
+
+    /// Whether some connection to the peer stands.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.state.lock().up_links().next().is_some()
+    }
+
+    // --- notifications ---
+
+    pub(crate) fn reserve_notification(&self, len: usize) -> Result<()> {
+        self.outbox
+            .lock()
+            .reserve(len)
+            .map_err(|e| e.with_peer(&self.name))
+    }
+
+    pub(crate) fn release_notification(&self, len: usize) {
+        self.outbox.lock().release(len);
+    }
+
+    /// A notification with reserved room is deliverable now.
+    pub(crate) fn push_notification(self: &Arc<Self>, data: &[u8]) {
+        self.outbox.lock().push(data);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.counters.sent.fetch_add(1, Ordering::Relaxed);
+        }
+        self.speak();
+    }
+
+    /// Hands waiting notifications to a connection; starts one where there is none.
+    pub(crate) fn speak(self: &Arc<Self>) {
+        let link = {
+            let mut state = self.state.lock();
+            if state.gone.is_some() {
+                return;
+            }
+            let current = state.speaker;
+            let best = state
+                .up_links()
+                .find(|l| Some(l.id) == current)
+                .or_else(|| state.up_links().next())
+                .cloned();
+            if let Some(link) = &best
+                && current != Some(link.id)
+            {
+                state.speaker = Some(link.id);
+                self.outbox.lock().rewind();
+            }
+            best
+        };
+        let Some(link) = link else {
+            if self.outbox.lock().is_waiting() {
+                self.connect_somehow();
+            }
+            return;
+        };
+        // One sender at a time keeps the order: the lock is held over the hand-over.
+        let mut outbox = self.outbox.lock();
+        while let Some(message) = outbox.next() {
+            if link.endpoint.send(message).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Notifications that found no connection look for one again.
+    pub(crate) fn retry_speaking(self: &Arc<Self>) {
+        if self.outbox.lock().is_waiting() {
+            self.speak();
+        }
+    }
+
+    pub(crate) fn acked(&self, ack: Ack) -> Result<()> {
+        self.outbox.lock().acked(ack)
+    }
+
+    // --- costs ---
+
+    pub(crate) fn measured(&self, path: PathName, plan: &Plan, nanos: u64) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        if let Some(caps) = shared.path_caps(path) {
+            self.costs.lock().record(
+                &self.name,
+                path,
+                plan.op(),
+                &caps.cost,
+                plan.merged(),
+                plan.bytes(),
+                nanos,
+            );
+        }
+    }
+
+    // --- regions the peer withdraws ---
+
+    /// The peer withdraws a region: stop using it, then answer.
+    fn give_back(&self, id: RegionId, link: &Arc<Link>) {
+        self.regions.write().remove(id);
+        self.note_withdrawal();
+        self.state.lock().revoked.push((id, link.clone()));
+        self.giving_back.store(true, Ordering::SeqCst);
+        if let Some(shared) = self.shared.upgrade() {
+            for request in shared.active_requests() {
+                if request.uses(id, link) {
+                    request.stop(fail(
+                        ErrorKind::NotRegistered,
+                        "the peer withdrew a region while the request was active",
+                    ));
+                }
+            }
+        }
+        self.request_ended();
+    }
+
+    /// A request ended: regions that nothing uses any more can be given back.
+    pub(crate) fn request_ended(&self) {
+        if !self.giving_back.load(Ordering::SeqCst) {
+            return;
+        }
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let pending = std::mem::take(&mut self.state.lock().revoked);
+        let active = shared.active_requests();
+        let (used, free): (Vec<_>, Vec<_>) = pending
+            .into_iter()
+            .partition(|(id, link)| active.iter().any(|r| r.uses(*id, link)));
+        {
+            let mut state = self.state.lock();
+            state.revoked.extend(used);
+            self.giving_back
+                .store(!state.revoked.is_empty(), Ordering::SeqCst);
+        }
+        for (id, link) in free {
+            link.endpoint.forget(id);
+            // A closed connection needs no answer: its end is one.
+            let _ = link
+                .endpoint
+                .send(crate::notify::Message::Revoked(id).encode());
+        }
+    }
+}
+
+impl State {
+    fn up_links(&self) -> impl Iterator<Item = &Arc<Link>> {
+        self.links.values().filter_map(|l| match l {
+            LinkState::Up(link) if link.is_up() => Some(link),
+            _ => None,
+        })
+    }
+}
+
+/// Pause before a backend that failed to connect is tried again unasked.
+fn backoff(failures: u32) -> Duration {
+    Duration::from_millis(100 << failures.min(8)).min(Duration::from_secs(30))
+}
+
+pub(crate) fn encode_ack(ack: Ack) -> Bytes {
+    crate::notify::Message::Ack(ack).encode()
+}

@@ -1,0 +1,256 @@
+//! Proof of a path: a nonce moved over it, in one direction, before anything else may use it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{Link, Peer, Proof};
+use crate::{
+    DescList, Error, ErrorKind, Op, PathName, ProbeCard, RegionCard, RegionId, Result,
+    agent::{NONCE, Shared},
+    auth,
+    backend::{Refused, Transfer},
+    error::fail,
+    inflight::{Completion, OpOwner},
+    mem::Region,
+    notify::Message,
+    plan::{LocalList, Plan, RemoteList, Select},
+};
+
+/// Pause before a path that failed its proof is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// One running probe.
+pub(crate) struct Probe {
+    peer: Arc<Peer>,
+    link: Arc<Link>,
+    path: PathName,
+    op: Op,
+    id: u64,
+    deadline: Instant,
+    nonce: [u8; NONCE],
+    local: Region,
+    local_offset: u64,
+    remote_region: RegionId,
+    remote_offset: u64,
+    transfer: Arc<dyn Transfer>,
+    over: AtomicBool,
+}
+
+impl Probe {
+    /// Readies a probe of `path` in direction `op`: READ fetches the nonce that the peer
+    /// published, WRITE stores a fresh one and asks the peer whether it stands there.
+    fn prepare(
+        peer: &Arc<Peer>,
+        shared: &Arc<Shared>,
+        link: &Arc<Link>,
+        path: PathName,
+        op: Op,
+    ) -> Result<Self> {
+        let needs_shareable = shared.path_caps(path).is_some_and(|c| c.needs_shareable);
+        let (card, region) = peer.probe_region(needs_shareable)?;
+        let (id, local_offset) = shared.probe_memory.slot();
+        let (nonce, remote_offset) = match op {
+            Op::Read => (card.nonce, 0),
+            Op::Write => {
+                let random: [u8; NONCE] = auth::random()?;
+                let slots = region.len / NONCE as u64;
+                let slot = 1 + u64::from(random[0]) % slots.saturating_sub(1).max(1);
+                (random, slot * NONCE as u64)
+            }
+        };
+        let local = shared.probe_memory.scratch.clone();
+        let stand = if op == Op::Write { nonce } else { [0; NONCE] };
+        local.write_at(local_offset, &stand)?;
+        let here = DescList::dram([(local.addr() + local_offset, NONCE as u64)]);
+        let plan = Plan::build(
+            op,
+            Arc::new(LocalList::resolve(&here, &shared.regions)?),
+            Select::All,
+            Arc::new(RemoteList::whole(&region, remote_offset, NONCE as u64)),
+            Select::All,
+        )?;
+        let transfer = link.endpoint.prepare(path, &Arc::new(plan))?;
+        Ok(Self {
+            peer: peer.clone(),
+            link: link.clone(),
+            path,
+            op,
+            id,
+            deadline: Instant::now() + shared.config.probe_timeout,
+            nonce,
+            local,
+            local_offset,
+            remote_region: region.id,
+            remote_offset,
+            transfer,
+            over: AtomicBool::new(false),
+        })
+    }
+
+    fn start(self: Arc<Self>) {
+        let token = Completion::new(self.clone(), 0);
+        if let Err(Refused { error, done }) = self.transfer.clone().post(token) {
+            done.complete(Err(error));
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut got = [0; NONCE];
+        self.local.read_at(self.local_offset, &mut got)?;
+        if got == self.nonce {
+            Ok(())
+        } else {
+            Err(fail(
+                ErrorKind::Backend,
+                "a probe read other bytes than the peer published there: the path reaches the wrong \
+                 memory",
+            ))
+        }
+    }
+
+    fn end(self: &Arc<Self>, result: Result<()>) {
+        if !self.over.swap(true, Ordering::AcqRel) {
+            self.peer.probed(self, result);
+        }
+    }
+}
+
+impl OpOwner for Probe {
+    fn finished(self: Arc<Self>, _: u32, result: Result<()>) {
+        match (result, self.op) {
+            (Err(e), _) => self.end(Err(e)),
+            (Ok(()), Op::Read) => {
+                let checked = self.check();
+                self.end(checked);
+            }
+            (Ok(()), Op::Write) => {
+                let question = Message::Probe {
+                    id: self.id,
+                    region: self.remote_region,
+                    offset: self.remote_offset,
+                    nonce: &self.nonce,
+                };
+                if let Err(e) = self.link.endpoint.send(question.encode()) {
+                    self.end(Err(e));
+                }
+            }
+        }
+    }
+}
+
+impl Peer {
+    fn probe_region(&self, shareable: bool) -> Result<(ProbeCard, RegionCard)> {
+        let table = self.regions.read();
+        let found = self.address.card.probes.iter().find_map(|probe| {
+            let card = table.card(probe.region)?;
+            (card.shareable == shareable && card.len >= 2 * NONCE as u64)
+                .then(|| (probe.clone(), card.clone()))
+        });
+        found.ok_or_else(|| {
+            fail(
+                ErrorKind::Unsupported,
+                "the peer's metadata has no region to probe; load its full metadata",
+            )
+            .with_peer(&self.name)
+        })
+    }
+
+    /// Starts a probe, unless one runs or ran. Called without locks held.
+    pub(super) fn prove(self: &Arc<Self>, link: &Arc<Link>, path: PathName, op: Op) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        match Probe::prepare(self, &shared, link, path, op) {
+            Err(e) => {
+                self.settle_proof(link, path, op, Err(e));
+            }
+            Ok(probe) => {
+                let probe = Arc::new(probe);
+                self.state.lock().probes.push(probe.clone());
+                shared.runtime.tick_by(probe.deadline);
+                probe.start();
+            }
+        }
+    }
+
+    fn probed(self: &Arc<Self>, probe: &Arc<Probe>, result: Result<()>) {
+        self.state.lock().probes.retain(|p| !Arc::ptr_eq(p, probe));
+        self.settle_proof(&probe.link, probe.path, probe.op, result);
+    }
+
+    fn settle_proof(
+        self: &Arc<Self>,
+        link: &Arc<Link>,
+        path: PathName,
+        op: Op,
+        result: Result<()>,
+    ) {
+        {
+            let mut state = self.state.lock();
+            if link.is_up() {
+                let proof = match result {
+                    Ok(()) => Proof::Proven,
+                    Err(e) => {
+                        let e = e.with_path(path).with_peer(&self.name);
+                        tracing::info!(peer = %self.name, path, op = op.as_str(), error = %e, "path not usable");
+                        Proof::Failed(e, Instant::now() + RETRY)
+                    }
+                };
+                state.proofs.insert((path, op), proof);
+            }
+        }
+        self.advance();
+    }
+
+    /// The peer looked whether a WRITE probe's nonce stands in its memory.
+    pub(super) fn probe_answered(self: &Arc<Self>, id: u64, ok: bool) {
+        let probe = {
+            let state = self.state.lock();
+            state.probes.iter().find(|p| p.id == id).cloned()
+        };
+        if let Some(probe) = probe {
+            let result = if ok {
+                Ok(())
+            } else {
+                Err(fail(
+                    ErrorKind::Backend,
+                    "a probe's bytes did not arrive in the peer's memory: the path reaches the wrong \
+                     memory",
+                ))
+            };
+            probe.end(result);
+        }
+    }
+
+    /// Ends probes that take too long. Their memory stays theirs until the backend lets go.
+    pub(crate) fn expire_probes(self: &Arc<Self>, now: Instant) -> Option<Instant> {
+        let (late, next) = {
+            let state = self.state.lock();
+            let late: Vec<_> = state
+                .probes
+                .iter()
+                .filter(|p| p.deadline <= now)
+                .cloned()
+                .collect();
+            let next = state.probes.iter().map(|p| p.deadline).min();
+            (late, next)
+        };
+        for probe in late {
+            probe.transfer.cancel();
+            probe.end(Err(timed_out()));
+        }
+        next
+    }
+}
+
+fn timed_out() -> Error {
+    fail(
+        ErrorKind::Timeout,
+        "a probe of the path was not answered in time",
+    )
+}

@@ -1,0 +1,397 @@
+//! Finds a proven path for a request, connecting and probing as needed. Never blocks.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
+
+use super::{Link, LinkHandler, LinkState, PathRecord, Peer, Proof, State, backoff};
+use crate::{
+    BackendName, Error, ErrorKind, Op, PathName, Result,
+    agent::Shared,
+    backend::{Conn, ConnectDone, Endpoint},
+    error::fail,
+    negotiate::{self, Demand, Health, Negotiation},
+    plan::Plan,
+    request,
+};
+
+/// Where a request can go now.
+pub(crate) enum Route {
+    /// Over this path.
+    Ready(Arc<Link>, PathName, Arc<PathRecord>),
+    /// Nowhere yet: the peer calls `go` on the request when there is news.
+    Wait,
+    /// Nowhere at all.
+    Fail(Error),
+}
+
+/// What has to happen before the best candidate can be used.
+enum Need {
+    Nothing(Arc<Link>),
+    Connect,
+    Prove(Arc<Link>),
+    Patience,
+}
+
+impl Peer {
+    /// The best path for `request` that has not failed it. With `park`, the request is put on
+    /// the waiting list where the answer is `Wait`.
+    pub(crate) fn route(
+        self: &Arc<Self>,
+        request: &Arc<request::Inner>,
+        failed: &[(PathName, Error)],
+        park: bool,
+    ) -> Route {
+        let Some(shared) = self.shared.upgrade() else {
+            return Route::Fail(fail(ErrorKind::PeerGone, "the agent was shut down"));
+        };
+        let demand = demand(&request.plan);
+        let (need, path, backend) = {
+            let mut state = self.state.lock();
+            if let Some(why) = &state.gone {
+                return Route::Fail(why.clone());
+            }
+            let found = self.negotiate(&shared, &state, &demand);
+            let best = found
+                .ranked
+                .iter()
+                .find(|c| !failed.iter().any(|f| f.0 == c.path));
+            let Some(best) = best else {
+                return Route::Fail(self.no_path(&found, failed));
+            };
+            let (path, backend) = (best.path, best.backend);
+            let need = state.need(path, backend, demand.op);
+            match &need {
+                Need::Nothing(_) => self.warn_once(&shared, &mut state, &found, &demand),
+                Need::Connect => state.set_connecting(backend),
+                Need::Prove(_) => {
+                    state.proofs.insert((path, demand.op), Proof::Running);
+                }
+                Need::Patience => {}
+            }
+            if park && !matches!(need, Need::Nothing(_)) {
+                state.waiting.push(request.clone());
+            }
+            (need, path, backend)
+        };
+        match need {
+            Need::Nothing(link) => return Route::Ready(link, path, self.record(path, demand.op)),
+            Need::Connect => self.connect_over(&shared, backend),
+            Need::Prove(link) => self.prove(&link, path, demand.op),
+            Need::Patience => {}
+        }
+        Route::Wait
+    }
+
+    /// Ranks the paths for `demand` as things stand now.
+    pub(crate) fn explain(&self, shared: &Arc<Shared>, demand: &Demand) -> Negotiation {
+        let state = self.state.lock();
+        self.negotiate(shared, &state, demand)
+    }
+
+    fn negotiate(&self, shared: &Arc<Shared>, state: &State, demand: &Demand) -> Negotiation {
+        let costs = self.costs.lock();
+        let now = Instant::now();
+        negotiate::negotiate(
+            &shared.card,
+            &shared.paths,
+            &self.address.card,
+            demand,
+            &|caps, demand| costs.cost(&self.name, caps, demand),
+            &shared.config.policy,
+            &|caps| state.health(caps.path, caps.backend, demand.op, now),
+        )
+    }
+
+    fn no_path(&self, found: &Negotiation, failed: &[(PathName, Error)]) -> Error {
+        let mut text = String::from("no path to the peer is left");
+        for (path, why) in failed {
+            text.push_str(&format!("; {path}: {}", why.message()));
+        }
+        for (path, why) in &found.rejected {
+            text.push_str(&format!("; {path}: {why}"));
+        }
+        // The first thing that went wrong is the cause; what followed are attempts to mend it.
+        let kind = failed.first().map(|f| f.1.kind()).unwrap_or_else(|| {
+            let unreachable = found.rejected.iter().any(|(_, r)| r.is_unreachable());
+            if unreachable {
+                ErrorKind::PeerGone
+            } else {
+                ErrorKind::Unsupported
+            }
+        });
+        fail(kind, text).with_peer(&self.name)
+    }
+
+    fn warn_once(&self, shared: &Shared, state: &mut State, found: &Negotiation, demand: &Demand) {
+        let Some(best) = found.ranked.first() else {
+            return;
+        };
+        let key = (demand.op, best.path);
+        if state.warned.contains(&key) {
+            return;
+        }
+        if let Some(degraded) = negotiate::degradation(found) {
+            state.warned.push(key);
+            shared.degraded();
+            tracing::warn!(peer = %self.name, op = demand.op.as_str(), path = best.path, reasons = %degraded, "using a slower class of path than both sides have");
+        }
+    }
+
+    /// Connects over the best backend that both sides have, for a notification that must go out.
+    pub(super) fn connect_somehow(self: &Arc<Self>) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let next = {
+            let mut state = self.state.lock();
+            let busy = state
+                .links
+                .values()
+                .any(|l| matches!(l, LinkState::Connecting { .. }));
+            let now = Instant::now();
+            let next = shared.backends.iter().map(|b| b.name()).find(|name| {
+                self.address.card.backend(name).is_some()
+                    && match state.links.get(name) {
+                        None => true,
+                        Some(LinkState::Down { until, .. }) => now >= *until,
+                        _ => false,
+                    }
+            });
+            if let (false, Some(name)) = (busy, next) {
+                state.set_connecting(name);
+            }
+            next.filter(|_| !busy)
+        };
+        if let Some(backend) = next {
+            self.connect_over(&shared, backend);
+        }
+    }
+
+    /// Connects over every backend that has a path, so that the first request need not wait.
+    pub(crate) fn connect_all(self: &Arc<Self>) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let todo: Vec<_> = {
+            let mut state = self.state.lock();
+            let names = shared.backends.iter().map(|b| b.name());
+            let idle = |name: &BackendName| {
+                self.address.card.backend(name).is_some()
+                    && !matches!(
+                        state.links.get(name),
+                        Some(LinkState::Connecting { .. } | LinkState::Up(_))
+                    )
+            };
+            let todo: Vec<_> = names.filter(idle).collect();
+            todo.iter().for_each(|name| state.set_connecting(name));
+            todo
+        };
+        for backend in todo {
+            self.connect_over(&shared, backend);
+        }
+    }
+
+    /// Whether every backend has connected or failed; the first failure if all failed.
+    pub(crate) fn connect_outcome(&self) -> Option<Result<()>> {
+        let state = self.state.lock();
+        if let Some(why) = &state.gone {
+            return Some(Err(why.clone()));
+        }
+        let mut first = None;
+        for link in state.links.values() {
+            match link {
+                LinkState::Connecting { .. } => return None,
+                LinkState::Up(_) => first = Some(Ok(())),
+                LinkState::Down { why, .. } => {
+                    first.get_or_insert_with(|| Err(why.clone()));
+                }
+            }
+        }
+        first.or_else(|| {
+            Some(Err(fail(
+                ErrorKind::Unsupported,
+                "no backend in common with the peer",
+            )
+            .with_peer(&self.name)))
+        })
+    }
+
+    /// The state says `Connecting` already.
+    fn connect_over(self: &Arc<Self>, shared: &Arc<Shared>, backend: BackendName) {
+        let Some(found) = shared.backends.iter().find(|b| b.name() == backend) else {
+            return;
+        };
+        let peer = self.clone();
+        let done = ConnectDone::new(move |result| peer.connected(backend, result));
+        shared
+            .runtime
+            .tick_by(Instant::now() + shared.config.connect_timeout);
+        found.connect(self.address.clone(), done);
+    }
+
+    fn connected(
+        self: &Arc<Self>,
+        backend: BackendName,
+        result: Result<Arc<dyn Endpoint>>,
+    ) -> Option<Conn> {
+        let conn = {
+            let mut state = self.state.lock();
+            let wanted = state.gone.is_none()
+                && matches!(state.links.get(backend), Some(LinkState::Connecting { .. }));
+            match result {
+                Ok(endpoint) if wanted => {
+                    let link = Arc::new(Link {
+                        id: crate::agent::next_id(),
+                        backend,
+                        endpoint,
+                        up: AtomicBool::new(true),
+                    });
+                    state.failures.remove(backend);
+                    state.links.insert(backend, LinkState::Up(link.clone()));
+                    Some(Conn::new(Arc::new(LinkHandler {
+                        peer: self.clone(),
+                        link,
+                    })))
+                }
+                Ok(_) => None,
+                Err(why) => {
+                    if wanted {
+                        state.set_down(backend, why.with_peer(&self.name));
+                    }
+                    None
+                }
+            }
+        };
+        if let Some(shared) = self.shared.upgrade() {
+            shared.later(self.clone());
+        }
+        conn
+    }
+
+    /// Ends connects that take too long; a late success is closed by the backend.
+    pub(crate) fn expire_connects(
+        self: &Arc<Self>,
+        now: Instant,
+        limit: std::time::Duration,
+    ) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        let mut expired = false;
+        {
+            let mut state = self.state.lock();
+            let late: Vec<BackendName> = state
+                .links
+                .iter()
+                .filter_map(|(name, link)| match link {
+                    LinkState::Connecting { since } if now >= *since + limit => Some(*name),
+                    LinkState::Connecting { since } => {
+                        let at = *since + limit;
+                        next = Some(next.map_or(at, |n| n.min(at)));
+                        None
+                    }
+                    _ => None,
+                })
+                .collect();
+            for name in late {
+                expired = true;
+                let why = fail(
+                    ErrorKind::PeerGone,
+                    format!("no answer from the peer over {name} within {limit:?}"),
+                );
+                state.set_down(name, why.with_peer(&self.name));
+            }
+        }
+        if expired {
+            self.advance();
+        }
+        next
+    }
+
+    pub(super) fn link_closed(self: &Arc<Self>, link: &Arc<Link>, why: Error) {
+        link.up.store(false, std::sync::atomic::Ordering::Release);
+        {
+            let mut state = self.state.lock();
+            if matches!(state.links.get(link.backend), Some(LinkState::Up(l)) if Arc::ptr_eq(l, link))
+            {
+                state.set_down(link.backend, why.with_peer(&self.name));
+            }
+            if let Some(shared) = self.shared.upgrade() {
+                let mine = |path: PathName| {
+                    shared
+                        .path_caps(path)
+                        .is_some_and(|c| c.backend == link.backend)
+                };
+                state.proofs.retain(|(path, _), _| !mine(path));
+            }
+            if state.speaker == Some(link.id) {
+                state.speaker = None;
+            }
+            state.revoked.retain(|(_, l)| !Arc::ptr_eq(l, link));
+        }
+        self.advance();
+    }
+
+    /// Something changed: whoever waits for this peer looks again.
+    pub(crate) fn advance(self: &Arc<Self>) {
+        let waiting = std::mem::take(&mut self.state.lock().waiting);
+        for request in waiting {
+            request.go();
+        }
+        if self.outbox.lock().is_waiting() {
+            self.speak();
+        }
+    }
+}
+
+impl State {
+    fn set_connecting(&mut self, backend: BackendName) {
+        let since = Instant::now();
+        self.links.insert(backend, LinkState::Connecting { since });
+    }
+
+    fn set_down(&mut self, backend: BackendName, why: Error) {
+        let failures = self.failures.entry(backend).or_insert(0);
+        let until = Instant::now() + backoff(*failures);
+        *failures += 1;
+        tracing::debug!(backend, error = %why, "connection is down");
+        self.links.insert(backend, LinkState::Down { why, until });
+    }
+
+    fn need(&self, path: PathName, backend: BackendName, op: Op) -> Need {
+        match self.links.get(backend) {
+            Some(LinkState::Up(link)) if link.is_up() => match self.proofs.get(&(path, op)) {
+                Some(Proof::Proven) => Need::Nothing(link.clone()),
+                Some(Proof::Running) => Need::Patience,
+                Some(Proof::Failed(..)) | None => Need::Prove(link.clone()),
+            },
+            Some(LinkState::Connecting { .. } | LinkState::Up(_)) => Need::Patience,
+            Some(LinkState::Down { .. }) | None => Need::Connect,
+        }
+    }
+
+    fn health(&self, path: PathName, backend: BackendName, op: Op, now: Instant) -> Health {
+        if let Some(LinkState::Down { why, until }) = self.links.get(backend)
+            && now < *until
+        {
+            return Health::ConnectFailed(why.clone());
+        }
+        match self.proofs.get(&(path, op)) {
+            Some(Proof::Proven) => Health::Proven,
+            Some(Proof::Failed(why, until)) if now < *until => Health::ProbeFailed(why.clone()),
+            Some(Proof::Running | Proof::Failed(..)) | None => Health::Unknown,
+        }
+    }
+}
+
+/// What a plan asks of a path.
+pub(crate) fn demand(plan: &Plan) -> Demand {
+    Demand {
+        op: plan.op(),
+        local: plan.local().kind(),
+        remote: plan.remote().kind(),
+        all_remote_shareable: plan.remote().regions().iter().all(|r| r.shareable),
+        descs: plan.merged(),
+        bytes: plan.bytes(),
+    }
+}

@@ -1,0 +1,433 @@
+//! One post of a request, from path to path until it ends.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{Inner, Receipt};
+use crate::{
+    Error, ErrorKind, Op, PathName, Result,
+    backend::{Refused, Transfer},
+    error::fail,
+    inflight::{Completion, OpOwner},
+    peer::{Link, PathRecord, Route},
+};
+
+/// How long a cancelled transfer may take to let go before its connection is closed.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// A transfer readied on one path of one connection.
+#[derive(Clone)]
+struct Prepared {
+    path: PathName,
+    link: Arc<Link>,
+    transfer: Arc<dyn Transfer>,
+    lanes: Arc<str>,
+    record: Arc<PathRecord>,
+}
+
+/// State of the present (or last) post.
+#[derive(Default)]
+pub(crate) struct Run {
+    /// Number of the last attempt handed to a backend; never reused.
+    attempt: u32,
+    /// Kept over posts: the path that worked last.
+    prepared: Option<Prepared>,
+    /// The backend has the token.
+    in_backend: bool,
+    posted: Option<Instant>,
+    deadline: Option<Instant>,
+    post_time: Duration,
+    notification: Option<Bytes>,
+    /// Why it should end early, and since when.
+    stopping: Option<(Error, Instant)>,
+    failures: Vec<(PathName, Error)>,
+    attempts: u32,
+    receipt: Option<Receipt>,
+    moved: (u64, Option<Instant>),
+    pinned: bool,
+}
+
+/// What a look at an active request found.
+pub(crate) enum Ending {
+    /// It goes on; look again by then.
+    Later(Instant),
+    /// Nothing to look at.
+    Idle,
+}
+
+impl Inner {
+    /// Readies the request on a path if one is known already, and starts to find one if not.
+    pub(super) fn ready(self: &Arc<Self>) {
+        if let Route::Ready(link, path, record) = self.peer.route(self, &[], false) {
+            // A failure here is met again, and reported, by the post.
+            if let Ok(prepared) = self.prepare_on(link, path, record) {
+                self.run.lock().prepared = Some(prepared);
+            }
+        }
+    }
+
+    fn prepare_on(
+        &self,
+        link: Arc<Link>,
+        path: PathName,
+        record: Arc<PathRecord>,
+    ) -> Result<Prepared> {
+        let transfer = link.endpoint().prepare(path, &self.plan)?;
+        Ok(Prepared {
+            path,
+            lanes: link.endpoint().describe(path).into(),
+            link,
+            transfer,
+            record,
+        })
+    }
+
+    pub(super) fn post(
+        self: &Arc<Self>,
+        notification: Option<Bytes>,
+        deadline: Duration,
+    ) -> Result<()> {
+        let posted = Instant::now();
+        self.check_remote()?;
+        if !self.state.begin() {
+            return Err(fail(
+                ErrorKind::RepostActive,
+                "the request is active; wait for its end or prepare another one",
+            )
+            .with_peer(&self.peer.name));
+        }
+        if let Err(e) = self.begin(posted, notification, deadline) {
+            self.state.publish(Err(e.clone()));
+            return Err(e);
+        }
+        self.shared.activated(posted + deadline);
+        self.go();
+        self.run.lock().post_time = posted.elapsed();
+        Ok(())
+    }
+
+    fn begin(
+        &self,
+        posted: Instant,
+        notification: Option<Bytes>,
+        deadline: Duration,
+    ) -> Result<()> {
+        self.peer.check_alive()?;
+        if let Some(data) = &notification {
+            self.peer.reserve_notification(data.len())?;
+        }
+        if let Err(e) = self.pin() {
+            if let Some(data) = &notification {
+                self.peer.release_notification(data.len());
+            }
+            return Err(e);
+        }
+        let mut run = self.run.lock();
+        run.posted = Some(posted);
+        run.deadline = posted.checked_add(deadline);
+        run.notification = notification;
+        run.stopping = None;
+        run.failures.clear();
+        run.attempts = 0;
+        run.moved = (0, None);
+        run.pinned = true;
+        self.stalled.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The peer may have withdrawn regions since the last post.
+    fn check_remote(&self) -> Result<()> {
+        let now = self.peer.withdrawn();
+        if self.checked.load(Ordering::Relaxed) != now {
+            self.peer.check_regions(self.plan.remote().regions())?;
+            self.checked.store(now, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn pin(&self) -> Result<()> {
+        let regions = self.plan.local().regions();
+        for (i, region) in regions.iter().enumerate() {
+            if !region.try_pin() {
+                regions[..i].iter().for_each(|r| r.unpin());
+                return Err(fail(
+                    ErrorKind::NotRegistered,
+                    format!("local region at {:#x} was deregistered", region.addr()),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next step: post on a ready path, wait for one, or end. Holds no lock while it
+    /// calls a backend.
+    pub(crate) fn go(self: &Arc<Self>) {
+        loop {
+            let Some(next) = self.next_step() else { return };
+            match next {
+                Ok((prepared, attempt)) => {
+                    let token = Completion::new(self.clone(), attempt);
+                    if let Err(Refused { error, done }) = prepared.transfer.clone().post(token) {
+                        done.complete(Err(error));
+                    }
+                    return;
+                }
+                Err(e) if self.run.lock().failures.len() > 16 => return self.end(Err(e)),
+                Err(e) if e.is_retryable() => continue,
+                Err(e) => return self.end(Err(e)),
+            }
+        }
+    }
+
+    /// `None`: parked until the peer has news, or over. An error that may be retried has been
+    /// noted, so that the next look finds another path.
+    fn next_step(self: &Arc<Self>) -> Option<Result<(Prepared, u32)>> {
+        let mut run = self.run.lock();
+        if !self.is_active() || run.in_backend {
+            return None;
+        }
+        if let Some((why, _)) = run.stopping.clone() {
+            drop(run);
+            self.end(Err(why));
+            return None;
+        }
+        let kept = run.prepared.take();
+        let usable = |p: &Prepared| p.link.is_up() && !run.failures.iter().any(|f| f.0 == p.path);
+        let prepared = match kept.filter(usable) {
+            Some(p) => p,
+            None => match self.peer.route(self, &run.failures, true) {
+                Route::Wait => return None,
+                Route::Fail(e) => {
+                    drop(run);
+                    self.end(Err(e));
+                    return None;
+                }
+                Route::Ready(link, path, record) => match self.prepare_on(link, path, record) {
+                    Ok(p) => p,
+                    Err(e) => {
+                        run.failures.push((path, e.clone()));
+                        return Some(Err(e));
+                    }
+                },
+            },
+        };
+        run.attempt = run.attempt.wrapping_add(1);
+        run.attempts += 1;
+        run.in_backend = true;
+        run.prepared = Some(prepared.clone());
+        Some(Ok((prepared, run.attempt)))
+    }
+
+    /// Whether the failed attempt may start over on another path (design §4, Retry and failover).
+    fn may_retry(&self, prepared: &Prepared, error: &Error) -> bool {
+        error.is_retryable()
+            && match self.plan.op() {
+                Op::Read => true,
+                Op::Write => prepared.transfer.fenced(),
+            }
+    }
+
+    fn attempt_failed(self: Arc<Self>, error: Error) {
+        let retry = {
+            let mut run = self.run.lock();
+            run.in_backend = false;
+            let Some(prepared) = run.prepared.clone() else {
+                return;
+            };
+            prepared.record.stats.failed();
+            let error = error.with_path(prepared.path).with_peer(&self.peer.name);
+            match &run.stopping {
+                Some((why, _)) => Err(why.clone()),
+                None if self.may_retry(&prepared, &error) => {
+                    prepared.record.stats.retried();
+                    tracing::warn!(peer = %self.peer.name, path = prepared.path, %error, "trying the next path");
+                    run.failures.push((prepared.path, error));
+                    Ok(())
+                }
+                None => Err(error),
+            }
+        };
+        match retry {
+            Ok(()) => self.go(),
+            Err(e) => self.end(Err(e)),
+        }
+    }
+
+    /// Ends the present post. Called once per post, after the backend let go.
+    pub(crate) fn end(self: &Arc<Self>, result: Result<()>) {
+        let notification = {
+            let mut run = self.run.lock();
+            if !std::mem::take(&mut run.pinned) {
+                return;
+            }
+            run.in_backend = false;
+            if result.is_ok() {
+                self.account(&mut run);
+            }
+            run.notification.take()
+        };
+        self.plan.local().regions().iter().for_each(|r| r.unpin());
+        if let Some(data) = notification {
+            match &result {
+                Ok(()) => self.peer.push_notification(&data),
+                Err(_) => self.peer.release_notification(data.len()),
+            }
+        }
+        let result = result.map_err(|e| e.with_peer(&self.peer.name));
+        self.shared.deactivated();
+        self.publish(result);
+        self.peer.request_ended();
+    }
+
+    fn account(&self, run: &mut Run) {
+        let Some((prepared, posted)) = run.prepared.as_ref().zip(run.posted) else {
+            return;
+        };
+        let total = posted.elapsed();
+        let nanos = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
+        let plan = &self.plan;
+        prepared
+            .record
+            .stats
+            .completed(plan.bytes(), plan.asked(), nanos);
+        self.peer.measured(prepared.path, plan, nanos);
+        run.receipt = Some(Receipt {
+            path: prepared.path,
+            lanes: prepared.lanes.clone(),
+            op: plan.op(),
+            bytes: plan.bytes(),
+            descriptors: plan.asked(),
+            merged: plan.merged(),
+            post_time: Duration::ZERO,
+            total_time: total,
+            attempts: run.attempts,
+            failures: std::mem::take(&mut run.failures),
+        });
+    }
+
+    pub(super) fn receipt(&self) -> Option<Receipt> {
+        let run = self.run.lock();
+        run.receipt.clone().map(|receipt| Receipt {
+            post_time: run.post_time,
+            ..receipt
+        })
+    }
+
+    /// Makes an active request end early with `why`.
+    pub(crate) fn stop(self: &Arc<Self>, why: Error) {
+        let transfer = {
+            let mut run = self.run.lock();
+            if !self.is_active() || run.stopping.is_some() {
+                return;
+            }
+            run.stopping = Some((why.clone(), Instant::now()));
+            match (&run.prepared, run.in_backend) {
+                (Some(p), true) => Some(p.transfer.clone()),
+                _ => None,
+            }
+        };
+        match transfer {
+            Some(transfer) => {
+                transfer.cancel();
+                self.shared.runtime.tick_by(Instant::now() + GRACE);
+            }
+            None => {
+                self.peer.unpark(self);
+                self.end(Err(why));
+            }
+        }
+    }
+
+    /// Looks after deadline and progress. Called by the agent's tick.
+    pub(crate) fn look(self: &Arc<Self>, now: Instant) -> Ending {
+        if !self.is_active() {
+            return Ending::Idle;
+        }
+        let (over, close, next) = {
+            let mut run = self.run.lock();
+            let deadline = run.deadline.unwrap_or(now + GRACE);
+            let posted = run.posted.unwrap_or(now);
+            // Begin early enough for the end to be known by the deadline.
+            let margin = GRACE.min(deadline.saturating_duration_since(posted) / 10);
+            let stop_at = deadline.checked_sub(margin).unwrap_or(deadline);
+            self.watch_progress(&mut run, now);
+            match &run.stopping {
+                Some((_, since)) => {
+                    let close_at = *since + margin.max(GRACE / 2);
+                    let link = run.prepared.as_ref().map(|p| p.link.clone());
+                    (false, link.filter(|_| now >= close_at), close_at)
+                }
+                None => (now >= stop_at, None, stop_at),
+            }
+        };
+        if over {
+            self.stop(self.timeout());
+            return Ending::Later(now + GRACE / 2);
+        }
+        if let Some(link) = close {
+            link.endpoint().close();
+        }
+        Ending::Later(next.max(now + Duration::from_millis(1)))
+    }
+
+    fn watch_progress(&self, run: &mut Run, now: Instant) {
+        let moved = match (&run.prepared, run.in_backend) {
+            (Some(p), true) => p.transfer.moved(),
+            _ => 0,
+        };
+        let (last, since) = run.moved;
+        if moved != last || since.is_none() {
+            run.moved = (moved, Some(now));
+            self.stalled.store(false, Ordering::Relaxed);
+        } else if since.is_some_and(|s| now - s >= self.shared.config.stall_after) {
+            self.stalled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn timeout(&self) -> Error {
+        let run = self.run.lock();
+        let asked = run
+            .deadline
+            .zip(run.posted)
+            .map_or(Duration::ZERO, |(d, p)| d - p);
+        let text = match (&run.prepared, run.in_backend) {
+            (Some(p), true) => format!(
+                "not done within {asked:?}: {} of {} bytes moved over {}; the peer is stopped or too \
+                 slow",
+                p.transfer.moved(),
+                self.plan.bytes(),
+                p.path
+            ),
+            _ => format!("no path to the peer was ready within {asked:?}"),
+        };
+        fail(ErrorKind::Timeout, text)
+    }
+
+    /// Whether the present post may touch the peer's region `id` over `link`.
+    pub(crate) fn uses(&self, id: crate::RegionId, link: &Link) -> bool {
+        let run = self.run.lock();
+        run.in_backend
+            && run
+                .prepared
+                .as_ref()
+                .is_some_and(|p| std::ptr::eq(&*p.link, link))
+            && self.plan.remote().regions().iter().any(|r| r.id == id)
+    }
+}
+
+impl OpOwner for Inner {
+    fn finished(self: Arc<Self>, attempt: u32, result: Result<()>) {
+        if self.run.lock().attempt != attempt {
+            tracing::error!(peer = %self.peer.name, "a backend completed an attempt that is over");
+            return;
+        }
+        match result {
+            Ok(()) => self.end(Ok(())),
+            Err(e) => self.attempt_failed(e),
+        }
+    }
+}
