@@ -285,15 +285,9 @@ impl Peer {
             return;
         };
         if let Some(caps) = shared.path_caps(path) {
-            self.costs.lock().record(
-                &self.name,
-                path,
-                plan.op(),
-                &caps.cost,
-                plan.merged(),
-                plan.bytes(),
-                nanos,
-            );
+            self.costs
+                .lock()
+                .record(caps, plan.op(), plan.merged(), plan.bytes(), nanos);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     agent::Shared,
     backend::{Conn, ConnectDone, Endpoint},
     error::fail,
-    negotiate::{self, Demand, Health, Negotiation},
+    negotiate::{self, Demand, Health, Mode, Negotiation},
     plan::Plan,
     request,
 };
@@ -98,7 +98,7 @@ impl Peer {
             &shared.paths,
             &self.address.card,
             demand,
-            &|caps, demand| costs.cost(&self.name, caps, demand),
+            &|caps, demand| costs.cost(caps, demand),
             &shared.config.policy,
             &|caps| state.health(caps.path, caps.backend, demand.op, now),
         )
@@ -109,12 +109,12 @@ impl Peer {
         for (path, why) in failed {
             text.push_str(&format!("; {path}: {}", why.message()));
         }
-        for (path, why) in &found.rejected {
+        for (path, _, why) in &found.rejected {
             text.push_str(&format!("; {path}: {why}"));
         }
         // The first thing that went wrong is the cause; what followed are attempts to mend it.
         let kind = failed.first().map(|f| f.1.kind()).unwrap_or_else(|| {
-            let unreachable = found.rejected.iter().any(|(_, r)| r.is_unreachable());
+            let unreachable = found.rejected.iter().any(|r| r.2.is_unreachable());
             if unreachable {
                 ErrorKind::PeerGone
             } else {
@@ -135,6 +135,9 @@ impl Peer {
         if let Some(degraded) = negotiate::degradation(found) {
             state.warned.push(key);
             shared.degraded();
+            if shared.config.policy.mode == Mode::Any {
+                return;
+            }
             tracing::warn!(peer = %self.name, op = demand.op.as_str(), path = best.path, reasons = %degraded, "using a slower class of path than both sides have");
         }
     }
