@@ -127,13 +127,14 @@ unsafe impl MemoryOwner for OwnedBuffer {
 
 /// A buffer that the caller handed over. Kept as a raw block: peers write to it behind any
 /// reference.
-pub(crate) struct OwnedBuffer {
+pub struct OwnedBuffer {
     ptr: usize,
     len: usize,
 }
 
 impl OwnedBuffer {
-    pub(crate) fn new(buffer: Box<[u8]>) -> Self {
+    /// Takes the buffer over. An empty one is refused when it is registered.
+    pub fn new(buffer: Box<[u8]>) -> Self {
         let len = buffer.len();
         Self {
             ptr: Box::into_raw(buffer).cast::<u8>().expose_provenance(),

@@ -5,9 +5,9 @@ mod index;
 mod region;
 mod table;
 
-pub use host::{HostMemory, HugePages};
+pub use host::{HostMemory, HugePages, OwnedBuffer};
 pub use index::SpanIndex;
 pub use region::{MemoryOwner, Pin, Region, Registration, Span};
 pub use table::{Access, RegionTable};
 
-pub(crate) use host::{OwnedBuffer, RawMemory};
+pub(crate) use host::RawMemory;

@@ -90,7 +90,11 @@ impl Drop for Pin {
 }
 
 impl Region {
-    pub(crate) fn new(
+    /// A region over `owner`'s memory. The agent calls this; so does whoever stands in for it to
+    /// drive a backend alone. `id` and `key` are unique in one generation.
+    ///
+    /// Errors: `ApiMisuse` for an empty or wrapping span.
+    pub fn new(
         owner: Box<dyn MemoryOwner>,
         id: RegionId,
         key: RegionKey,
@@ -193,17 +197,18 @@ impl Region {
     }
 
     /// Operations that may touch the memory now.
-    pub(crate) fn pins(&self) -> usize {
+    pub fn pins(&self) -> usize {
         self.0.pins.load(Ordering::SeqCst)
     }
 
     /// Deregisters from every backend; the memory stays until the last handle is dropped.
-    pub(crate) fn drop_registrations(&self) {
+    pub fn drop_registrations(&self) {
         let registrations = std::mem::take(&mut *self.0.registrations.lock());
         drop(registrations);
     }
 
-    pub(crate) fn add_registration(&self, backend: BackendName, r: Box<dyn Registration>) {
+    /// Keeps what `backend` registered, until [`Region::drop_registrations`] or the last handle.
+    pub fn add_registration(&self, backend: BackendName, r: Box<dyn Registration>) {
         self.0.registrations.lock().push((backend, r));
     }
 

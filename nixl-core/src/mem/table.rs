@@ -31,7 +31,8 @@ struct Inner {
 }
 
 impl RegionTable {
-    pub(crate) fn insert(&self, region: Region) {
+    /// Makes a region known to peers (by key) and to descriptors (by address).
+    pub fn insert(&self, region: Region) {
         let mut inner = self.inner.write();
         let span = region.span();
         inner
@@ -41,7 +42,8 @@ impl RegionTable {
     }
 
     /// Takes a region out and marks it revoked: from here on no access begins.
-    pub(crate) fn withdraw(&self, region: &Region) -> bool {
+    /// False if it was not in the table.
+    pub fn withdraw(&self, region: &Region) -> bool {
         let mut inner = self.inner.write();
         if inner.by_key.remove(&region.key()).is_none() {
             return false;

@@ -121,7 +121,7 @@ impl LocalList {
     ///
     /// Errors: `NotRegistered` for a block that no region covers, `ApiMisuse` for empty or
     /// wrapping blocks.
-    pub(crate) fn resolve(list: &DescList, table: &RegionTable) -> Result<Self> {
+    pub fn resolve(list: &DescList, table: &RegionTable) -> Result<Self> {
         let find = |dev, addr, len| {
             table.find(list.kind(), dev, addr, len).ok_or_else(|| {
                 not_registered(list.kind(), addr, len, table.find_elsewhere(addr, len))
@@ -136,7 +136,7 @@ impl LocalList {
 
 impl RemoteList {
     /// Resolves `list` in a peer's regions; errors as [`LocalList::resolve`].
-    pub(crate) fn resolve(list: &DescList, index: &SpanIndex<RemoteRegion>) -> Result<Self> {
+    pub fn resolve(list: &DescList, index: &SpanIndex<RemoteRegion>) -> Result<Self> {
         let find = |dev, addr, len| {
             index
                 .find(list.kind(), dev, addr, len)
