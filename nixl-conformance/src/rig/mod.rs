@@ -33,14 +33,16 @@ pub use side::Side;
 /// Longest wait for something that has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Makes one backend under test.
-pub type Factory = fn() -> Arc<dyn Backend>;
+/// Makes one backend under test; called once for each agent.
+pub type Factory = Box<dyn Fn() -> Arc<dyn Backend> + Send + Sync>;
 
 /// Agents around backends under test, and the path that is tested.
 pub struct Rig {
     journal: Arc<Journal>,
     ops: Ops,
     make: Factory,
+    /// Made to look at its capabilities; the first agent gets it.
+    spare: Mutex<Option<Arc<dyn Backend>>>,
     caps: PathCaps,
     progress: Progress,
     nodes: Mutex<Vec<Arc<Node>>>,
@@ -73,6 +75,7 @@ impl Rig {
             journal: Arc::default(),
             ops: Ops::default(),
             make,
+            spare: Mutex::new(Some(backend)),
             caps,
             progress,
             nodes: Mutex::default(),
@@ -107,12 +110,8 @@ impl Rig {
 
     /// Starts an agent.
     pub fn node(&self, name: &str) -> Arc<Node> {
-        let node = Arc::new(Node::start(
-            name,
-            (self.make)(),
-            self.progress,
-            &self.journal,
-        ));
+        let backend = self.spare.lock().take().unwrap_or_else(|| (self.make)());
+        let node = Arc::new(Node::start(name, backend, self.progress, &self.journal));
         self.nodes.lock().push(node.clone());
         node
     }

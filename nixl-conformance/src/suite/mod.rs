@@ -9,9 +9,9 @@ mod connect;
 mod ends;
 mod messages;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use nixl_core::{Op, PathName, runtime::Progress};
+use nixl_core::{Op, PathName, Progress, backend::Backend};
 
 pub use access::*;
 pub use bytes::*;
@@ -19,11 +19,16 @@ pub use connect::*;
 pub use ends::*;
 pub use messages::*;
 
-use crate::rig::{Factory, Layout, Link, Memory, Rig, Spread, TestOp};
+use crate::rig::{Layout, Link, Memory, Rig, Spread, TestOp};
 
 /// Runs one test of the suite in a rig of its own.
-pub fn run(test: fn(&Rig), make: Factory, path: PathName, progress: Progress) {
-    let rig = Rig::new(make, path, progress);
+pub fn run(
+    test: fn(&Rig),
+    make: impl Fn() -> Arc<dyn Backend> + Send + Sync + 'static,
+    path: PathName,
+    progress: Progress,
+) {
+    let rig = Rig::new(Box::new(make), path, progress);
     for op in [Op::Read, Op::Write] {
         if !rig.ops().contains(&op) {
             println!(
@@ -90,11 +95,11 @@ impl Move {
         Self::new(link, op, &shape, seed)
     }
 
-    fn prepare(&self, rig: &Rig, link: &Link) -> std::sync::Arc<TestOp> {
+    fn prepare(&self, rig: &Rig, link: &Link) -> Arc<TestOp> {
         rig.prepare(&link.near, &self.plan(rig, link))
     }
 
-    fn plan(&self, rig: &Rig, link: &Link) -> std::sync::Arc<nixl_core::plan::Plan> {
+    fn plan(&self, rig: &Rig, link: &Link) -> Arc<nixl_core::plan::Plan> {
         let (local, remote) = (self.local.list(), self.remote.list());
         rig.plan(self.op, &link.from, &local, &self.remote.cards(), &remote)
     }
