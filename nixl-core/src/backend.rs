@@ -5,19 +5,44 @@
 //! non-blocking; what takes time is reported later through [`ConnectDone`], [`Conn`] and
 //! [`Completion`].
 //!
-//! The contract, each line with the test of `nixl-conformance` that holds a backend to it:
+//! The contract, each line with the test of `nixl-conformance` that holds a backend to it
+//! (`docs/backend-guide.md` says how to run them):
 //!
+//! *Bytes*
 //! - A transfer moves exactly the bytes of its plan and no other: `every_byte_in_place`.
 //! - A completed token means that neither code nor device touches the plan's local memory again,
 //!   and for a WRITE that the bytes are visible to the target: `write_is_visible_at_completion`.
-//! - A token is completed exactly once, whatever happens: `peer_dies`, `closed_midway`.
+//! - A prepared transfer can be posted many times: `repost`; any number of transfers may be
+//!   active, posted from any thread: `concurrent_transfers`, `several_peers`, `loopback`.
+//!
+//! *Tokens and ends*
+//! - A token is completed exactly once, whatever happens; where the peer is gone, as `PeerGone`:
+//!   `peer_dies`, `closed_midway`.
+//! - [`Conn::closed`] is called exactly once for every connection, whoever ended it, after its last
+//!   token and message; then it pins no region of the peer: `peer_dies`, `closed_midway`.
 //! - A refused post gives the token back: `refused_posts_return_the_token`.
-//! - `cancel` makes the token complete soon, as `Cancelled` or as done: `cancel_midway`.
-//! - Messages arrive in order, whole, once, and never wait behind payload: `messages_in_order`,
-//!   `messages_pass_payload`.
-//! - The target checks key and bounds before it touches memory: `wrong_key`, `out_of_bounds`,
-//!   `revoked_region`.
-//! - A prepared transfer can be posted many times: `repost`.
+//! - `cancel` makes the token complete soon, as `Cancelled` or as done; the transfer and its
+//!   connection can be used again: `cancel_midway`.
+//! - What a path cannot do is `Unsupported` at `prepare`: `unsupported_operations`.
+//!
+//! *Messages*
+//! - Messages arrive in order, whole, once, from the moment of connecting on, up to 16 MiB and
+//!   64 KiB each, and never wait behind payload: `messages_in_order`, `messages_pass_payload`.
+//!
+//! *Access*
+//! - The target checks key, bounds and access before memory is touched; nothing is written
+//!   where the answer is no: `wrong_key`, `out_of_bounds`, `read_only_region`.
+//! - A withdrawn region is out of reach: at once where revocation is `Fenced`, after
+//!   [`Endpoint::forget`] where it is `Cooperative`; then nothing pins it: `revoked_region`.
+//!
+//! *Connecting*
+//! - Both sides prove their secrets, and [`Context::accepted`] is called for nobody who did not:
+//!   `connect_wrong_secret`, `connect_as_somebody_else`, `connect_as_a_stranger`.
+//! - An attempt that cannot succeed fails within the connect timeout, as `PeerGone` where nobody or
+//!   another generation answers: `connect_dead_address`, `connect_garbage_address`,
+//!   `connect_wrong_generation`.
+//! - Two agents may connect to each other at once, and again after an end: `connect_crossing`,
+//!   `closed_midway`.
 
 use std::{sync::Arc, time::Instant};
 
@@ -59,6 +84,7 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Stops accepting and closes every connection. Tokens complete, soon after if not at once.
+    /// May be called again, and before `start`.
     fn shutdown(&self);
 }
 
