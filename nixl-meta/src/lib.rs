@@ -4,7 +4,7 @@
 //! knows nothing of what is in them: `nixl-core` makes and reads them.
 //!
 //! - [`tcp`]: agent to agent, nothing else needed. Fetch, send and invalidate.
-//! - [`file`]: a directory that the agents share.
+//! - [`mod@file`]: a directory that the agents share.
 //! - `etcd` (feature `etcd`): an etcd cluster, with leases and watches.
 //!
 //! Blobs carry secrets (the agent's own and the region keys). Whoever can read an exchange can

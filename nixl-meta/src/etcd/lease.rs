@@ -91,10 +91,10 @@ impl Cluster {
         let anchor = self.key(agent, "");
         let blob = TxnOp::put(self.key(agent, label), &blob[..], options.clone());
         let ours = Compare::lease(anchor.as_str(), CompareOp::Equal, lease);
-        let txn = Txn::new()
+        let anchor = Txn::new()
             .when([ours])
-            .and_then([blob.clone()])
-            .or_else([TxnOp::put(anchor, "", options), blob]);
+            .or_else([TxnOp::put(anchor, "", options)]);
+        let txn = Txn::new().and_then([TxnOp::txn(anchor), blob]);
         let mut kv = self.kv();
         self.within(kv.txn(txn)).await.map(drop)
     }

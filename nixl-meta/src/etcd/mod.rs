@@ -305,40 +305,12 @@ fn ended() -> Error {
     Error::new(ErrorKind::PeerGone, "etcd ended the watch")
 }
 
-/// Sorts an error of the client by blame. Numbers are gRPC's status codes.
+/// Sorts an error of the client by blame.
 fn explain(e: etcd_client::Error) -> Error {
     use etcd_client::Error as E;
-    const INVALID_ARGUMENT: i32 = 3;
-    const DEADLINE_EXCEEDED: i32 = 4;
-    const PERMISSION_DENIED: i32 = 7;
-    const RESOURCE_EXHAUSTED: i32 = 8;
-    const UNAVAILABLE: i32 = 14;
-    const UNAUTHENTICATED: i32 = 16;
     let (kind, advice) = match &e {
-        E::GRpcStatus(status) => match i32::from(status.code()) {
-            INVALID_ARGUMENT if status.message().contains("too large") => (
-                ErrorKind::Exhausted,
-                "publish fewer regions, or raise the cluster's --max-request-bytes",
-            ),
-            RESOURCE_EXHAUSTED => (
-                ErrorKind::Exhausted,
-                "free space in the cluster or raise its limits",
-            ),
-            DEADLINE_EXCEEDED => (ErrorKind::Timeout, "check the cluster's health"),
-            UNAVAILABLE => (
-                ErrorKind::PeerGone,
-                "check the endpoints and the cluster's health",
-            ),
-            INVALID_ARGUMENT | PERMISSION_DENIED | UNAUTHENTICATED => (
-                ErrorKind::Unauthenticated,
-                "check the user's name, password and roles",
-            ),
-            _ => (ErrorKind::Backend, "see etcd's log"),
-        },
-        E::TransportError(_) | E::IoError(_) => (
-            ErrorKind::PeerGone,
-            "check the endpoints and the cluster's health",
-        ),
+        E::GRpcStatus(status) => explain_status(status.code().into(), status.message()),
+        E::TransportError(_) | E::IoError(_) => UNREACHABLE,
         E::InvalidArgs(_) | E::InvalidUri(_) | E::EndpointError(_) => (
             ErrorKind::ApiMisuse,
             "give endpoints as host:port or http://host:port",
@@ -346,4 +318,36 @@ fn explain(e: etcd_client::Error) -> Error {
         _ => (ErrorKind::Backend, "see etcd's log"),
     };
     Error::new(kind, format!("etcd: {e}; {advice}"))
+}
+
+const UNREACHABLE: (ErrorKind, &str) = (
+    ErrorKind::PeerGone,
+    "check the endpoints and the cluster's health",
+);
+
+/// `code` is one of gRPC's status codes.
+fn explain_status(code: i32, message: &str) -> (ErrorKind, &'static str) {
+    const INVALID_ARGUMENT: i32 = 3;
+    const DEADLINE_EXCEEDED: i32 = 4;
+    const PERMISSION_DENIED: i32 = 7;
+    const RESOURCE_EXHAUSTED: i32 = 8;
+    const UNAVAILABLE: i32 = 14;
+    const UNAUTHENTICATED: i32 = 16;
+    match code {
+        INVALID_ARGUMENT if message.contains("too large") => (
+            ErrorKind::Exhausted,
+            "publish fewer regions, or raise the cluster's --max-request-bytes",
+        ),
+        RESOURCE_EXHAUSTED => (
+            ErrorKind::Exhausted,
+            "free space in the cluster or raise its limits",
+        ),
+        DEADLINE_EXCEEDED => (ErrorKind::Timeout, "check the cluster's health"),
+        UNAVAILABLE => UNREACHABLE,
+        INVALID_ARGUMENT | PERMISSION_DENIED | UNAUTHENTICATED => (
+            ErrorKind::Unauthenticated,
+            "check the user's name, password and roles",
+        ),
+        _ => (ErrorKind::Backend, "see etcd's log"),
+    }
 }

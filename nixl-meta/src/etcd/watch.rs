@@ -90,14 +90,7 @@ async fn follow_once(
     known: &mut BTreeMap<Key, i64>,
 ) -> Result<()> {
     let (now, revision) = cluster.list().await?;
-    for (key, changed) in &now {
-        if known.remove(key) != Some(*changed) {
-            inbox.report(key.clone(), true);
-        }
-    }
-    for key in std::mem::replace(known, now).into_keys() {
-        inbox.report(key, false);
-    }
+    inbox.report_difference(known, now);
     let options = WatchOptions::new()
         .with_prefix()
         .with_fragment()
@@ -128,6 +121,17 @@ async fn follow_once(
 }
 
 impl Inbox {
+    fn report_difference(&self, known: &mut BTreeMap<Key, i64>, now: BTreeMap<Key, i64>) {
+        for (key, changed) in &now {
+            if known.remove(key) != Some(*changed) {
+                self.report(key.clone(), true);
+            }
+        }
+        for key in std::mem::replace(known, now).into_keys() {
+            self.report(key, false);
+        }
+    }
+
     fn report(&self, key: Key, published: bool) {
         self.pending.lock().changes.insert(key, published);
         self.filled.notify_one();

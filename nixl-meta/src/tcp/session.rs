@@ -89,21 +89,7 @@ impl<'a> Session<'a> {
         wire.write_all(&welcome)?;
         check_verdict(&wire, &welcome)?;
         if let Some(key) = key {
-            let proof: [u8; MAC_LEN] = wire.read_array()?;
-            let good = key.verify(&[b"client", &hello, &welcome], &proof);
-            let mut answer = [0; 1 + MAC_LEN];
-            if good {
-                answer[1..].copy_from_slice(&key.mac(&[b"server", &hello, &welcome]));
-            } else {
-                answer[0] = WRONG_KEY;
-            }
-            wire.write_all(&answer)?;
-            if !good {
-                return Err(wire.fail(
-                    ErrorKind::Unauthenticated,
-                    "its proof is wrong: another shared key, or a recorded handshake",
-                ));
-            }
+            check_proof(&mut wire, key, &hello, &welcome)?;
         }
         Ok(Self {
             key: key.map(|k| k.derive(&[b"session", &hello, &welcome])),
@@ -160,6 +146,27 @@ impl<'a> Session<'a> {
         }
         Ok((head[0], body))
     }
+}
+
+/// The server's part of the proof: it proves itself only to a client that did.
+fn check_proof(
+    wire: &mut Wire<'_>,
+    key: &SharedKey,
+    hello: &[u8; HELLO],
+    welcome: &[u8; WELCOME],
+) -> Result<()> {
+    let proof: [u8; MAC_LEN] = wire.read_array()?;
+    let mut answer = [0; 1 + MAC_LEN];
+    if key.verify(&[b"client", hello, welcome], &proof) {
+        answer[1..].copy_from_slice(&key.mac(&[b"server", hello, welcome]));
+        return wire.write_all(&answer);
+    }
+    answer[0] = WRONG_KEY;
+    wire.write_all(&answer)?;
+    Err(wire.fail(
+        ErrorKind::Unauthenticated,
+        "its proof is wrong: another shared key, or a recorded handshake",
+    ))
 }
 
 fn hello(wants_key: bool) -> Result<[u8; HELLO]> {
