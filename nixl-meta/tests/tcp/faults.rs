@@ -31,7 +31,8 @@ fn garbage_does_no_harm() {
     for bytes in garbage {
         let mut stream = TcpStream::connect(&addr).unwrap();
         stream.write_all(bytes).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // The listener may have hung up already.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
         assert!(rest_of(&stream).is_empty(), "{bytes:?}");
     }
     assert!(agent.seen().is_empty());
@@ -193,29 +194,39 @@ fn sending_to_a_stuck_listener_times_out() {
     assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
 }
 
-/// Clients that hang before, in and after the handshake hold the only place for a bounded time,
-/// and nothing spins meanwhile.
+/// Clients that hang in the handshake or after it hold the only place for the time that is
+/// configured for that, and nothing spins meanwhile.
 #[test]
 fn half_open_clients_lose_their_place() {
-    let (_server, _, addr) = serve(ServerConfig {
-        max_connections: 1,
-        handshake_timeout: Duration::from_millis(150),
-        timeout: Duration::from_millis(300),
-        ..ServerConfig::default()
-    });
-    let before = cpu_time();
-    let begun = Instant::now();
-    let partial: [&[u8]; 3] = [&[], &hello()[..20], &hello()];
-    let hanging = partial.map(|bytes| {
-        let mut stream = TcpStream::connect(&addr).unwrap();
-        stream.write_all(bytes).unwrap();
-        stream
-    });
-    assert_eq!(fetch(&addr, "blob 5", &client(None)).unwrap(), pattern(5));
-    assert!(begun.elapsed() >= Duration::from_millis(150 + 150 + 300));
-    assert!(cpu_time() - before < Duration::from_millis(200), "it spins");
-    for stream in hanging {
-        rest_of(&stream);
+    const SHORT: Duration = Duration::from_millis(200);
+    let for_ever = Duration::from_secs(3600);
+    let hello = hello();
+    let cases: [(&[&[u8]], Duration, Duration); 2] = [
+        (&[&[], &hello[..20]], SHORT, for_ever),
+        (&[&hello], for_ever, SHORT),
+    ];
+    for (partial, handshake_timeout, timeout) in cases {
+        let (_server, _, addr) = serve(ServerConfig {
+            max_connections: 1,
+            handshake_timeout,
+            timeout,
+            ..ServerConfig::default()
+        });
+        let (cpu, begun) = (cpu_time(), Instant::now());
+        let hanging: Vec<_> = partial
+            .iter()
+            .map(|bytes| {
+                let mut stream = TcpStream::connect(&addr).unwrap();
+                stream.write_all(bytes).unwrap();
+                stream
+            })
+            .collect();
+        assert_eq!(fetch(&addr, "blob 5", &client(None)).unwrap(), pattern(5));
+        assert!(begun.elapsed() >= SHORT * u32::try_from(hanging.len()).unwrap());
+        assert!(cpu_time() - cpu < SHORT / 2, "it spins");
+        for stream in hanging {
+            rest_of(&stream);
+        }
     }
 }
 
