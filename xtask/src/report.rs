@@ -127,6 +127,7 @@ impl Report {
             text.push_str(&cut(&row));
             text.push('\n');
         }
+        self.render_failures(&mut text);
         self.render_skips(&mut text);
         // Writing to a String cannot fail.
         let _ = write!(
@@ -135,6 +136,18 @@ impl Report {
             self.skips.len()
         );
         text
+    }
+
+    fn render_failures(&self, text: &mut String) {
+        for line in &self.lines {
+            let Outcome::Failed(why) = &line.outcome else {
+                continue;
+            };
+            text.push_str(&format!("\n{} failed:\n", line.name));
+            for reason in why.lines() {
+                text.push_str(&wrapped(reason));
+            }
+        }
     }
 
     fn render_skips(&self, text: &mut String) {
@@ -257,7 +270,8 @@ mod tests {
         let failed = Outcome::Failed("exit status: 1".into());
         report.add("fmt", failed, Vec::new(), Duration::ZERO);
         assert!(!report.passed());
-        assert!(report.render().contains("FAIL"));
+        let text = report.render();
+        assert!(text.contains("\nfmt failed:\n  exit status: 1\n"), "{text}");
     }
 
     #[test]

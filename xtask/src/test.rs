@@ -60,8 +60,9 @@ fn timed(
         println!("SKIP {}: {}", skip.what, skip.why);
     }
     match &outcome {
-        Outcome::Ok(note) => println!("=== {name}: ok, {seconds:.1} s {note}"),
-        Outcome::Failed(why) => println!("=== {name}: FAILED, {seconds:.1} s\n{why}"),
+        Outcome::Ok(note) if note.is_empty() => println!("=== {name}: ok, {seconds:.1} s"),
+        Outcome::Ok(note) => println!("=== {name}: ok, {seconds:.1} s, {note}"),
+        Outcome::Failed(why) => println!("{why}\n=== {name}: FAILED, {seconds:.1} s"),
         Outcome::Skipped(why) => println!("SKIP {name}: {why}"),
     }
     report.add(name, outcome, context.skips, took);
