@@ -9,6 +9,7 @@ mod metadata;
 mod report;
 mod shell;
 mod source;
+mod statement;
 mod test;
 
 use std::process::ExitCode;

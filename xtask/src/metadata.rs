@@ -121,7 +121,7 @@ fn text(json: &Value) -> Option<String> {
 }
 
 /// The target triple of this machine, as rustc names it.
-fn host() -> Option<String> {
+pub(crate) fn host() -> Option<String> {
     let output = std::process::Command::new("rustc")
         .arg("-vV")
         .output()

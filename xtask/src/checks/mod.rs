@@ -1,5 +1,6 @@
 //! The checks of `cargo xtask test`.
 
+mod asan;
 mod benches;
 mod etcd;
 mod fuzz;
@@ -7,6 +8,7 @@ mod ignored;
 mod layers;
 mod loom;
 mod miri;
+mod panics;
 mod safety;
 mod sizes;
 mod tests;
@@ -88,6 +90,12 @@ pub(crate) const CHECKS: &[Check] = &[
         run: safety::run,
     },
     Check {
+        name: "panics",
+        about: "code that can panic says why it does not",
+        needs: &[],
+        run: panics::run,
+    },
+    Check {
         name: "ignored",
         about: "ignored tests give a reason",
         needs: &[],
@@ -146,6 +154,12 @@ pub(crate) const CHECKS: &[Check] = &[
         about: "core's in-flight kernel and the TCP protocol under Miri",
         needs: &[],
         run: miri::run,
+    },
+    Check {
+        name: "asan",
+        about: "crates with unsafe code under AddressSanitizer",
+        needs: &[install::NEXTEST],
+        run: asan::run,
     },
     Check {
         name: "fuzz",

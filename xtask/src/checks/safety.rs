@@ -11,6 +11,7 @@ use std::path::Path;
 use super::{Context, Stop};
 use crate::lexer::{Lexed, Token, lex};
 use crate::source::{self, SourceFile};
+use crate::statement::comments_above;
 
 const DOCUMENT: &str = "docs/safety.md";
 
@@ -72,11 +73,7 @@ fn unsafe_uses(tokens: &[Token<'_>]) -> Vec<usize> {
 
 /// Checks the comment that belongs to the `unsafe` at token `at`.
 fn cites(lexed: &Lexed<'_>, at: usize, known: &BTreeSet<u32>) -> Result<(), String> {
-    let line = lexed.tokens[at].line;
-    let start = lexed.tokens[statement_start(&lexed.tokens, at)].line;
-    let comment = (start..=line)
-        .rev()
-        .map(|line| comment_above(lexed, line))
+    let comment = comments_above(lexed, at)
         .find(|comment| comment.contains("SAFETY:"))
         .ok_or("unsafe without a `// SAFETY:` comment above it")?;
     let numbers = cited(&comment);
@@ -87,58 +84,6 @@ fn cites(lexed: &Lexed<'_>, at: usize, known: &BTreeSet<u32>) -> Result<(), Stri
         Some(number) => Err(format!("INV-{number} is not in {DOCUMENT}")),
         None => Ok(()),
     }
-}
-
-/// The token at which the statement, match arm or field around token `at` begins.
-fn statement_start(tokens: &[Token<'_>], at: usize) -> usize {
-    let mut start = at;
-    let mut comma = None;
-    while start > 0 {
-        match tokens[start - 1].text {
-            ";" | "{" | "}" => return comma.unwrap_or(start),
-            "," if comma.is_none() => comma = Some(start),
-            // The comma was one between arguments.
-            "(" | "[" => comma = None,
-            ")" | "]" => {
-                start = opener(tokens, start - 1);
-                continue;
-            }
-            _ => {}
-        }
-        start -= 1;
-    }
-    comma.unwrap_or(start)
-}
-
-/// The token that opens the group which the one at `close` ends.
-fn opener(tokens: &[Token<'_>], close: usize) -> usize {
-    let mut depth = 0_usize;
-    for at in (0..=close).rev() {
-        match tokens[at].text {
-            ")" | "]" | "}" => depth += 1,
-            "(" | "[" | "{" => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return at;
-        }
-    }
-    0
-}
-
-/// The comments, one right above the other, that end on the line before `line`.
-fn comment_above(lexed: &Lexed<'_>, line: usize) -> String {
-    let mut texts = Vec::new();
-    let mut below = line;
-    for comment in lexed.comments.iter().rev() {
-        let alone = !lexed.tokens.iter().any(|t| t.line == comment.first_line);
-        if comment.last_line + 1 == below && alone {
-            below = comment.first_line;
-            texts.push(comment.text);
-        }
-    }
-    texts.reverse();
-    texts.join("\n")
 }
 
 /// Libraries that have no unsafe code and do not forbid it.

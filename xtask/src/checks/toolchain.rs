@@ -5,6 +5,12 @@ use crate::shell;
 
 pub(super) fn fmt(context: &mut Context) -> Result<String, Stop> {
     shell::run(&mut context.cargo(&["fmt", "--all", "--check"]))?;
+    // The fuzz targets are not in the workspace.
+    let fuzz = "fuzz/Cargo.toml";
+    if context.root.join(fuzz).exists() {
+        let args = ["fmt", "--manifest-path", fuzz, "--check"];
+        shell::run(&mut context.cargo(&args))?;
+    }
     Ok(String::new())
 }
 
