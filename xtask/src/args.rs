@@ -1,0 +1,120 @@
+//! The command line.
+
+use std::fmt::Write as _;
+
+use crate::checks::CHECKS;
+
+/// What the user asked for.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Command {
+    Help,
+    Test(TestOptions),
+}
+
+/// Options of `cargo xtask test`.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct TestOptions {
+    /// Install nothing, whoever runs it.
+    pub(crate) no_install: bool,
+    /// Names of the checks to run; empty for all of them.
+    pub(crate) only: Vec<String>,
+}
+
+/// Parses the arguments after the program's name.
+pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
+    match args.next().as_deref() {
+        None | Some("help" | "--help" | "-h") => Ok(Command::Help),
+        Some("test") => parse_test(args),
+        Some(other) => Err(format!("no command `{other}`")),
+    }
+}
+
+fn parse_test(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut options = TestOptions::default();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--no-install" => options.no_install = true,
+            "--only" => {
+                let names = args.next().ok_or("--only needs the name of a check")?;
+                for name in names.split(',') {
+                    options.only.push(known_check(name)?);
+                }
+            }
+            "--help" | "-h" => return Ok(Command::Help),
+            other => return Err(format!("`test` has no option `{other}`")),
+        }
+    }
+    Ok(Command::Test(options))
+}
+
+fn known_check(name: &str) -> Result<String, String> {
+    if CHECKS.iter().any(|check| check.name == name) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("no check `{name}`"))
+}
+
+/// The text of `cargo xtask help`.
+pub(crate) fn help() -> String {
+    let mut text = String::from(
+        "\
+cargo xtask help                                  this text
+cargo xtask test [--no-install] [--only a,b,...]  run the checks
+
+`test` installs what the checks need where it may: system packages as root on
+Debian or Ubuntu, cargo tools for anyone; nothing with --no-install. A check or
+test that cannot run prints `SKIP <what>: <why>` and is counted at the end.
+
+  NIXL_RS_REQUIRE=etcd,miri,...  turns these skips into failures; `all` any skip
+
+Checks, in the order they run:
+",
+    );
+    for check in CHECKS {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {:<8}  {}", check.name, check.about);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn nothing_means_help() {
+        assert_eq!(parsed(""), Ok(Command::Help));
+    }
+
+    #[test]
+    fn test_takes_its_options() {
+        let options = TestOptions {
+            no_install: true,
+            only: vec!["fmt".into(), "layers".into(), "sizes".into()],
+        };
+        let line = "test --no-install --only fmt,layers --only sizes";
+        assert_eq!(parsed(line), Ok(Command::Test(options)));
+    }
+
+    #[test]
+    fn unknown_words_are_errors() {
+        for line in ["tset", "test --only nosuch", "test --only", "test -x"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_fits_a_terminal_and_names_every_check() {
+        let help = help();
+        for check in CHECKS {
+            assert!(help.contains(check.name));
+        }
+        for line in help.lines() {
+            assert!(line.len() <= 80, "{line}");
+        }
+    }
+}
