@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Agent;
 use crate::{
-    AgentCard, ErrorKind, RegionCard, Result,
+    AgentCard, ErrorKind, Op, RegionCard, Result,
     backend::PeerAddress,
     error::fail,
     mem::Region,
@@ -70,7 +70,7 @@ impl Agent {
             withdrawn,
             nixl: Default::default(),
         };
-        metadata::encode(&metadata)
+        Ok(metadata::encode(&metadata))
     }
 
     /// Loads or updates a peer from its metadata; returns its name. A blob that is not newer than
@@ -216,6 +216,16 @@ impl Agent {
             )
             .with_peer(&peer.name)),
         }
+    }
+
+    /// Probes every path to a connected peer in one direction, so that the first request need not
+    /// wait and [`Agent::explain`] shows what works. Failures stand in the explanation.
+    pub fn prove(&self, peer: &str, op: Op, timeout: Duration) -> Result<()> {
+        let peer = self.peer(peer)?;
+        peer.prove_all(op);
+        let settled = || !peer.is_proving();
+        self.shared.runtime.wait(Instant::now() + timeout, settled);
+        Ok(())
     }
 
     /// Forgets a peer: its requests end with `Cancelled` or `PeerGone`, connections close.

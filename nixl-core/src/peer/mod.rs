@@ -40,11 +40,18 @@ pub(crate) struct Link {
     backend: BackendName,
     endpoint: Arc<dyn Endpoint>,
     up: AtomicBool,
+    since: Instant,
 }
 
 impl Link {
     pub(crate) fn endpoint(&self) -> &Arc<dyn Endpoint> {
         &self.endpoint
+    }
+
+    /// It failed a transfer as `PeerGone`: nobody posts here again, and its end is on its way.
+    pub(crate) fn give_up(&self) {
+        self.up.store(false, Ordering::Release);
+        self.endpoint.close();
     }
 
     pub(crate) fn is_up(&self) -> bool {

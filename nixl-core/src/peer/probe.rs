@@ -178,6 +178,34 @@ impl Peer {
         }
     }
 
+    /// Starts probes of every path of every connection that has not been tried.
+    pub(crate) fn prove_all(self: &Arc<Self>, op: Op) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let todo: Vec<_> = {
+            let mut state = self.state.lock();
+            let links: Vec<_> = state.up_links().cloned().collect();
+            let mut todo = Vec::new();
+            for caps in &shared.paths {
+                let link = links.iter().find(|l| l.backend == caps.backend);
+                if let (Some(link), false) = (link, state.proofs.contains_key(&(caps.path, op))) {
+                    state.proofs.insert((caps.path, op), Proof::Running);
+                    todo.push((link.clone(), caps.path));
+                }
+            }
+            todo
+        };
+        for (link, path) in todo {
+            self.prove(&link, path, op);
+        }
+    }
+
+    pub(crate) fn is_proving(&self) -> bool {
+        let state = self.state.lock();
+        state.proofs.values().any(|p| matches!(p, Proof::Running))
+    }
+
     fn probed(self: &Arc<Self>, probe: &Arc<Probe>, result: Result<()>) {
         self.state.lock().probes.retain(|p| !Arc::ptr_eq(p, probe));
         self.settle_proof(&probe.link, probe.path, probe.op, result);

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{Link, LinkHandler, LinkState, PathRecord, Peer, Proof, State, backoff};
@@ -15,6 +15,9 @@ use crate::{
     plan::Plan,
     request,
 };
+
+/// A connection that lived this long was a good one: the next failure counts as the first.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// Where a request can go now.
 pub(crate) enum Route {
@@ -35,13 +38,16 @@ enum Need {
 }
 
 impl Peer {
-    /// The best path for `request` that has not failed it. With `park`, the request is put on
-    /// the waiting list where the answer is `Wait`.
+    /// The best path for `request` that has not failed it.
+    ///
+    /// With `insisted` (the backends that were reconnected for this post already), the request is
+    /// put on the waiting list where the answer is `Wait`, and where nothing else is left a
+    /// backend is connected again though it failed a moment ago.
     pub(crate) fn route(
         self: &Arc<Self>,
         request: &Arc<request::Inner>,
         failed: &[(PathName, Error)],
-        park: bool,
+        insisted: Option<&mut Vec<BackendName>>,
     ) -> Route {
         let Some(shared) = self.shared.upgrade() else {
             return Route::Fail(fail(ErrorKind::PeerGone, "the agent was shut down"));
@@ -56,11 +62,15 @@ impl Peer {
             let best = found
                 .ranked
                 .iter()
-                .find(|c| !failed.iter().any(|f| f.0 == c.path));
-            let Some(best) = best else {
+                .find(|c| !request::has_failed(failed, c.path));
+            let park = insisted.is_some();
+            let chosen = match best {
+                Some(best) => Some((best.path, best.backend)),
+                None => insisted.and_then(|list| shared.insist(&found, failed, list)),
+            };
+            let Some((path, backend)) = chosen else {
                 return Route::Fail(self.no_path(&found, failed));
             };
-            let (path, backend) = (best.path, best.backend);
             let need = state.need(path, backend, demand.op);
             match &need {
                 Need::Nothing(_) => self.warn_once(&shared, &mut state, &found, &demand),
@@ -250,8 +260,8 @@ impl Peer {
                         backend,
                         endpoint,
                         up: AtomicBool::new(true),
+                        since: Instant::now(),
                     });
-                    state.failures.remove(backend);
                     state.links.insert(backend, LinkState::Up(link.clone()));
                     Some(Conn::new(Arc::new(LinkHandler {
                         peer: self.clone(),
@@ -277,7 +287,7 @@ impl Peer {
     pub(crate) fn expire_connects(
         self: &Arc<Self>,
         now: Instant,
-        limit: std::time::Duration,
+        limit: Duration,
     ) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         let mut expired = false;
@@ -315,6 +325,9 @@ impl Peer {
         link.up.store(false, std::sync::atomic::Ordering::Release);
         {
             let mut state = self.state.lock();
+            if link.since.elapsed() >= STEADY {
+                state.failures.remove(link.backend);
+            }
             if matches!(state.links.get(link.backend), Some(LinkState::Up(l)) if Arc::ptr_eq(l, link))
             {
                 state.set_down(link.backend, why.with_peer(&self.name));
@@ -329,6 +342,7 @@ impl Peer {
             }
             if state.speaker == Some(link.id) {
                 state.speaker = None;
+                self.outbox.lock().rewind();
             }
             state.revoked.retain(|(_, l)| !Arc::ptr_eq(l, link));
         }
@@ -384,6 +398,23 @@ impl State {
             Some(Proof::Failed(why, until)) if now < *until => Health::ProbeFailed(why.clone()),
             Some(Proof::Running | Proof::Failed(..)) | None => Health::Unknown,
         }
+    }
+}
+
+impl Shared {
+    /// A path whose backend failed to connect a moment ago, and that was not insisted on yet.
+    fn insist(
+        &self,
+        found: &Negotiation,
+        failed: &[(PathName, Error)],
+        insisted: &mut Vec<BackendName>,
+    ) -> Option<(PathName, BackendName)> {
+        let refused = found.rejected.iter().filter(|r| r.2.is_unreachable());
+        let mut paths = refused.filter_map(|r| self.path_caps(r.0));
+        let caps = paths
+            .find(|c| !insisted.contains(&c.backend) && !request::has_failed(failed, c.path))?;
+        insisted.push(caps.backend);
+        Some((caps.path, caps.backend))
     }
 }
 

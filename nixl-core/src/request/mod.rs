@@ -15,8 +15,8 @@ use std::{
 use bytes::Bytes;
 pub use future::Done;
 use parking_lot::Mutex;
-pub(crate) use run::Ending;
 use run::Run;
+pub(crate) use run::{Ending, has_failed};
 
 use crate::{
     Error, ErrorKind, Op, PathName, Result,
@@ -180,6 +180,11 @@ impl Request {
     /// The account of the last completed post.
     pub fn receipt(&self) -> Option<Receipt> {
         self.0.receipt()
+    }
+
+    /// Bytes that the present (or last) post has moved so far.
+    pub fn moved(&self) -> u64 {
+        self.0.moved()
     }
 
     /// What it moves.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Inner, Receipt};
 use crate::{
-    Error, ErrorKind, Op, PathName, Result,
+    BackendName, Error, ErrorKind, Op, PathName, Result,
     backend::{Refused, Transfer},
     error::fail,
     inflight::{Completion, OpOwner},
@@ -45,10 +45,21 @@ pub(crate) struct Run {
     /// Why it should end early, and since when.
     stopping: Option<(Error, Instant)>,
     failures: Vec<(PathName, Error)>,
+    /// Backends that were reconnected for this post although they failed a moment ago.
+    insisted: Vec<BackendName>,
     attempts: u32,
     receipt: Option<Receipt>,
     moved: (u64, Option<Instant>),
     pinned: bool,
+}
+
+/// Whether a path is out of question for this post. One lost connection may be made anew.
+pub(crate) fn has_failed(failures: &[(PathName, Error)], path: PathName) -> bool {
+    let mut of_path = failures.iter().filter(|f| f.0 == path);
+    match of_path.next() {
+        None => false,
+        Some((_, first)) => first.kind() != ErrorKind::PeerGone || of_path.next().is_some(),
+    }
 }
 
 /// What a look at an active request found.
@@ -62,7 +73,7 @@ pub(crate) enum Ending {
 impl Inner {
     /// Readies the request on a path if one is known already, and starts to find one if not.
     pub(super) fn ready(self: &Arc<Self>) {
-        if let Route::Ready(link, path, record) = self.peer.route(self, &[], false) {
+        if let Route::Ready(link, path, record) = self.peer.route(self, &[], None) {
             // A failure here is met again, and reported, by the post.
             if let Ok(prepared) = self.prepare_on(link, path, record) {
                 self.run.lock().prepared = Some(prepared);
@@ -132,6 +143,7 @@ impl Inner {
         run.notification = notification;
         run.stopping = None;
         run.failures.clear();
+        run.insisted.clear();
         run.attempts = 0;
         run.moved = (0, None);
         run.pinned = true;
@@ -196,10 +208,10 @@ impl Inner {
             return None;
         }
         let kept = run.prepared.take();
-        let usable = |p: &Prepared| p.link.is_up() && !run.failures.iter().any(|f| f.0 == p.path);
+        let usable = |p: &Prepared| p.link.is_up() && !has_failed(&run.failures, p.path);
         let prepared = match kept.filter(usable) {
             Some(p) => p,
-            None => match self.peer.route(self, &run.failures, true) {
+            None => match self.route(&mut run) {
                 Route::Wait => return None,
                 Route::Fail(e) => {
                     drop(run);
@@ -220,6 +232,13 @@ impl Inner {
         run.in_backend = true;
         run.prepared = Some(prepared.clone());
         Some(Ok((prepared, run.attempt)))
+    }
+
+    fn route(self: &Arc<Self>, run: &mut Run) -> Route {
+        let Run {
+            failures, insisted, ..
+        } = run;
+        self.peer.route(self, failures, Some(insisted))
     }
 
     /// Whether the failed attempt may start over on another path (design §4, Retry and failover).
@@ -243,6 +262,9 @@ impl Inner {
             match &run.stopping {
                 Some((why, _)) => Err(why.clone()),
                 None if self.may_retry(&prepared, &error) => {
+                    if error.kind() == ErrorKind::PeerGone {
+                        prepared.link.give_up();
+                    }
                     prepared.record.stats.retried();
                     tracing::warn!(peer = %self.peer.name, path = prepared.path, %error, "trying the next path");
                     run.failures.push((prepared.path, error));
@@ -270,7 +292,11 @@ impl Inner {
             }
             run.notification.take()
         };
-        self.plan.local().regions().iter().for_each(|r| r.unpin());
+        // Nobody knows whether an abandoned operation still runs: its memory stays pinned for good.
+        let abandoned = matches!(&result, Err(e) if e.kind() == ErrorKind::Abandoned);
+        if !abandoned {
+            self.plan.local().regions().iter().for_each(|r| r.unpin());
+        }
         if let Some(data) = notification {
             match &result {
                 Ok(()) => self.peer.push_notification(&data),
@@ -307,6 +333,11 @@ impl Inner {
             attempts: run.attempts,
             failures: std::mem::take(&mut run.failures),
         });
+    }
+
+    pub(super) fn moved(&self) -> u64 {
+        let run = self.run.lock();
+        run.prepared.as_ref().map_or(0, |p| p.transfer.moved())
     }
 
     pub(super) fn receipt(&self) -> Option<Receipt> {

@@ -1,0 +1,264 @@
+//! Paths: proof, failover, policies, generations.
+
+use std::time::Duration;
+
+use nixl_conformance::sim::{Failing, FaultPlan, SimConfig};
+use nixl_core::{
+    AgentConfig, ErrorKind, MemKind, Op, PathClass,
+    negotiate::{Demand, Mode, Policy},
+};
+
+use crate::world::*;
+
+const ORDER: [u64; 4] = [9, 3, 4, 200];
+
+fn failing(kind: ErrorKind) -> Option<Failing> {
+    Some(Failing { times: 1, kind })
+}
+
+#[test]
+fn the_cheapest_path_is_taken_and_the_receipt_says_so() {
+    let (a, b) = pair(&[sim("slow", 5), sim("fast", 0)]);
+    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
+    request.post().unwrap();
+    request.wait(LONG).unwrap();
+    assert_eq!(request.receipt().unwrap().path, "fast");
+    check(Op::Read, &a, &b, &ORDER);
+}
+
+#[test]
+fn a_failed_connect_or_post_goes_to_the_next_path() {
+    for fault in [
+        FaultPlan {
+            refuse_connects: failing(ErrorKind::PeerGone),
+            ..FaultPlan::default()
+        },
+        FaultPlan {
+            silent_connects: true,
+            ..FaultPlan::default()
+        },
+    ] {
+        let fast = SimConfig {
+            faults: fault,
+            ..sim("fast", 0)
+        };
+        let (a, b) = pair(&[fast, sim("slow", 5)]);
+        let request = request(Op::Write, &a, &b, &ORDER).unwrap();
+        request.post().unwrap();
+        request.wait(LONG).unwrap();
+        assert_eq!(request.receipt().unwrap().path, "slow");
+        check(Op::Write, &a, &b, &ORDER);
+    }
+}
+
+#[test]
+fn a_read_that_fails_midway_starts_over_on_the_next_path() {
+    let (a, b) = pair(&[sim("fast", 0), sim("slow", 5)]);
+    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
+    request.post().unwrap();
+    request.wait(LONG).unwrap();
+    a.fill(1);
+    a.sims[0].faults(|f| {
+        f.fail_transfers = failing(ErrorKind::Backend);
+        f.fail_after = BLOCK;
+    });
+    request.post().unwrap();
+    request.wait(LONG).unwrap();
+    let receipt = request.receipt().unwrap();
+    assert_eq!((receipt.path, receipt.attempts), ("slow", 2));
+    assert_eq!(receipt.failures[0].0, "fast");
+    check(Op::Read, &a, &b, &ORDER);
+}
+
+#[test]
+fn a_write_that_may_still_land_is_not_repeated() {
+    for (fences, repeated) in [(true, true), (false, false)] {
+        let fast = SimConfig {
+            fences,
+            ..sim("fast", 0)
+        };
+        let (a, b) = pair(&[fast, sim("slow", 5)]);
+        let request = request(Op::Write, &a, &b, &ORDER).unwrap();
+        request.post().unwrap();
+        request.wait(LONG).unwrap();
+        a.sims[0].faults(|f| {
+            f.fail_transfers = failing(ErrorKind::Backend);
+            f.fail_after = BLOCK;
+        });
+        request.post().unwrap();
+        let result = request.wait(LONG);
+        if repeated {
+            result.unwrap();
+            assert_eq!(request.receipt().unwrap().path, "slow");
+        } else {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Backend);
+        }
+    }
+}
+
+#[test]
+fn a_dead_peer_is_gone_and_others_are_not() {
+    let (a, b) = pair(&[sim("sim", 0)]);
+    let c = Party::new("c", &[sim("sim", 0)], quick());
+    c.fill(2);
+    a.agent.load_metadata(&c.agent.metadata().unwrap()).unwrap();
+    let (to_b, to_c) = (
+        request(Op::Read, &a, &b, &ORDER).unwrap(),
+        request(Op::Read, &a, &c, &ORDER).unwrap(),
+    );
+    to_b.post().unwrap();
+    to_b.wait(LONG).unwrap();
+    b.sims[0].kill();
+    to_b.post().unwrap();
+    let e = to_b.wait(LONG).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::PeerGone, "{e}");
+    a.fill(1);
+    to_c.post().unwrap();
+    to_c.wait(LONG).unwrap();
+    check(Op::Read, &a, &c, &ORDER);
+}
+
+#[test]
+fn a_cut_connection_is_made_again() {
+    let (a, b) = pair(&[sim("sim", 0)]);
+    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
+    for _ in 0..3 {
+        request.post().unwrap();
+        request.wait(LONG).unwrap();
+        check(Op::Read, &a, &b, &ORDER);
+        a.sims[0].cut();
+        while a.sims[0].in_flight() > 0 {}
+    }
+}
+
+#[test]
+fn strict_refuses_a_worse_class_and_says_why() {
+    let strict = AgentConfig {
+        policy: Policy {
+            mode: Mode::Strict(PathClass::Rdma),
+            ..Policy::default()
+        },
+        ..quick()
+    };
+    let a = Party::new("a", &[sim("sim", 0)], strict);
+    let b = Party::new("b", &[sim("sim", 0)], quick());
+    a.agent.load_metadata(&b.agent.metadata().unwrap()).unwrap();
+    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
+    request.post().unwrap();
+    let e = request.wait(LONG).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unsupported);
+    assert!(e.to_string().contains("strict policy"), "{e}");
+}
+
+#[test]
+fn falling_to_a_slower_class_is_counted() {
+    let fast = SimConfig {
+        class: PathClass::Rdma,
+        faults: FaultPlan {
+            refuse_connects: Some(Failing {
+                times: 100,
+                kind: ErrorKind::PeerGone,
+            }),
+            ..FaultPlan::default()
+        },
+        ..sim("fast", 0)
+    };
+    let (a, b) = pair(&[fast, sim("slow", 5)]);
+    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
+    request.post().unwrap();
+    request.wait(LONG).unwrap();
+    assert_eq!(a.agent.snapshot().degraded, 1);
+    let demand = Demand {
+        op: Op::Read,
+        local: MemKind::Dram,
+        remote: MemKind::Dram,
+        all_remote_shareable: true,
+        descs: 4,
+        bytes: 4 * BLOCK,
+    };
+    let found = a.agent.explain("b", &demand).unwrap();
+    assert!(found.to_string().contains("slow"), "{found}");
+}
+
+#[test]
+fn a_restarted_peer_replaces_the_old_one_only_when_it_answers() {
+    let (a, b) = pair(&[sim("sim", 0)]);
+    let first = request(Op::Read, &a, &b, &ORDER).unwrap();
+    first.post().unwrap();
+    first.wait(LONG).unwrap();
+
+    let twin = Party::new("b", &[sim("sim", 0)], quick());
+    twin.fill(5);
+    let blob = twin.agent.metadata().unwrap();
+    twin.sims[0].kill();
+    let e = a.agent.load_metadata(&blob).unwrap_err();
+    assert_eq!(
+        e.kind(),
+        ErrorKind::NameConflict,
+        "the old one still answers"
+    );
+
+    b.sims[0].kill();
+    let e = a.agent.load_metadata(&blob).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::PeerGone, "neither answers");
+
+    let reborn = Party::new("b", &[sim("sim", 0)], quick());
+    reborn.fill(2);
+    a.agent
+        .load_metadata(&reborn.agent.metadata().unwrap())
+        .unwrap();
+    assert_eq!(first.post().unwrap_err().kind(), ErrorKind::PeerGone);
+    a.fill(1);
+    let second = request(Op::Read, &a, &reborn, &ORDER).unwrap();
+    second.post().unwrap();
+    second.wait(LONG).unwrap();
+    check(Op::Read, &a, &reborn, &ORDER);
+}
+
+#[test]
+fn metadata_adds_removes_and_ignores_the_past() {
+    let (a, b) = pair(&[sim("sim", 0)]);
+    let old = b.agent.metadata().unwrap();
+    let late = b.agent.allocate(BLOCK).unwrap();
+    let list = nixl_core::DescList::dram([(late.addr(), BLOCK)]);
+    let find = || {
+        a.agent
+            .prepare_remote("b", &list)
+            .map(|_| ())
+            .map_err(|e| e.kind())
+    };
+    assert_eq!(find(), Err(ErrorKind::NotRegistered));
+    let partial = b.agent.partial_metadata(&[late.clone()], false).unwrap();
+    a.agent.load_metadata(&partial).unwrap();
+    assert_eq!(find(), Ok(()));
+    a.agent.load_metadata(&old).unwrap();
+    assert_eq!(find(), Ok(()), "an older sequence is ignored");
+    let gone = b.agent.withdrawal(&[late]).unwrap();
+    a.agent.load_metadata(&gone).unwrap();
+    assert_eq!(find(), Err(ErrorKind::NotRegistered));
+    a.agent.load_metadata(&partial).unwrap();
+    assert_eq!(
+        find(),
+        Err(ErrorKind::NotRegistered),
+        "a replayed blob is ignored"
+    );
+    let own = a.agent.metadata().unwrap();
+    assert_eq!(
+        a.agent.load_metadata(&own).unwrap_err().kind(),
+        ErrorKind::ApiMisuse
+    );
+}
+
+#[test]
+fn a_peer_without_a_common_backend_is_unsupported() {
+    let a = Party::new("a", &[sim("left", 0)], quick());
+    let b = Party::new("b", &[sim("right", 0)], quick());
+    let e = a.agent.load_metadata(&b.agent.metadata().unwrap());
+    let e = e.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unsupported);
+    assert!(
+        e.to_string()
+            .contains("no common backend (peer: right; here: left)"),
+        "{e}"
+    );
+}
