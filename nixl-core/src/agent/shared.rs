@@ -319,6 +319,10 @@ impl Upcalls for Hub {
             .lock()
             .reconnected(&conn.from, conn.identity.generation);
         shared.incoming.lock().push(conn.clone());
+        // Regions that are being withdrawn just now may be in use over this connection already.
+        for id in shared.regions.withdrawn_ids() {
+            conn.revoke(id);
+        }
         shared.ack_soon();
         Conn::new(Arc::new(IncomingHandler(conn)))
     }

@@ -61,6 +61,10 @@ impl RegionTable {
         self.inner.read().withdrawn.contains_key(&region.id())
     }
 
+    pub(crate) fn withdrawn_ids(&self) -> Vec<RegionId> {
+        self.inner.read().withdrawn.keys().copied().collect()
+    }
+
     /// Nobody touches a withdrawn region any more.
     pub(crate) fn release(&self, region: &Region) {
         self.inner.write().withdrawn.remove(&region.id());
