@@ -1,7 +1,7 @@
 //! `cargo xtask test`.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -68,8 +68,10 @@ fn timed(
     report.add(name, outcome, context.skips, took);
 }
 
-/// The root of the workspace: the directory above this package's.
+/// The root of the workspace: the directory above this package's. `cargo run` says where that is
+/// now; the program may have been built for another clone that shares its target directory.
 fn root() -> PathBuf {
-    let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest_dir.parent().unwrap_or(manifest_dir).to_owned()
+    let told = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let manifest_dir = told.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    manifest_dir.parent().unwrap_or(&manifest_dir).to_owned()
 }
