@@ -325,3 +325,10 @@ impl Rig {
 
 /// A connect that is under way.
 pub struct Connecting(Mutex<Option<Result<Arc<Side>>>>);
+
+impl Connecting {
+    /// Whether the backend has reported.
+    pub fn is_over(&self) -> bool {
+        self.0.lock().is_some()
+    }
+}
