@@ -30,8 +30,8 @@ use op::Ops;
 pub use op::{Hook, TestOp, must_fail};
 pub use side::Side;
 
-/// Longest wait for something that has to happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for something that has to happen, unless [`Rig::with_patience`] says otherwise.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Makes one backend under test; called once for each agent.
 pub type Factory = Box<dyn Fn() -> Arc<dyn Backend> + Send + Sync>;
@@ -45,6 +45,7 @@ pub struct Rig {
     spare: Mutex<Option<Arc<dyn Backend>>>,
     caps: PathCaps,
     progress: Progress,
+    patience: Duration,
     nodes: Mutex<Vec<Arc<Node>>>,
     sides: Mutex<Vec<Arc<Side>>>,
 }
@@ -78,9 +79,21 @@ impl Rig {
             spare: Mutex::new(Some(backend)),
             caps,
             progress,
+            patience: PATIENCE,
             nodes: Mutex::default(),
             sides: Mutex::default(),
         }
+    }
+
+    /// The same, giving up after `patience` on what has to happen: for backends that are meant to
+    /// fail.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Longest wait for something that has to happen (20 s).
+    pub fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// What the path under test can do.
@@ -259,11 +272,12 @@ impl Rig {
         self.run(&op)
     }
 
-    /// Waits until `done`, driving the agents where nobody else does. Panics after [`PATIENCE`].
+    /// Waits until `done`, driving the agents where nobody else does. Panics when it runs out of
+    /// patience.
     pub fn wait(&self, what: &str, done: impl FnMut() -> bool) {
-        if !self.wait_for(PATIENCE, done) {
+        if !self.wait_for(self.patience, done) {
             self.journal.check();
-            panic!("waited {PATIENCE:?} in vain for {what}");
+            panic!("waited {:?} in vain for {what}", self.patience);
         }
     }
 
@@ -325,3 +339,10 @@ impl Rig {
 
 /// A connect that is under way.
 pub struct Connecting(Mutex<Option<Result<Arc<Side>>>>);
+
+impl Connecting {
+    /// Whether the backend has reported.
+    pub fn is_over(&self) -> bool {
+        self.0.lock().is_some()
+    }
+}

@@ -146,6 +146,11 @@ impl Node {
         region
     }
 
+    /// The region with number `id`. Panics if there is none.
+    pub fn region_by_id(&self, id: RegionId) -> Region {
+        self.regions.by_id(id).expect("it is registered")
+    }
+
     /// Withdraws a region as the agent does: from here on no access begins.
     pub fn withdraw(&self, region: &Region) {
         assert!(self.regions.withdraw(region), "it was registered");

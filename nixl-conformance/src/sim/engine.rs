@@ -108,6 +108,16 @@ impl Engine {
         self.schedule(&mut state);
     }
 
+    /// Queues the end of `end`'s connection, behind its messages or, if `abrupt`, in their place.
+    pub(super) fn push_end(self: &Arc<Self>, end: Arc<SimEndpoint>, why: Error, abrupt: bool) {
+        let mut state = self.state.lock();
+        if abrupt {
+            state.drop_messages(&end);
+        }
+        state.events.push_back(Event::Closed(end, why));
+        self.schedule(&mut state);
+    }
+
     fn schedule(self: &Arc<Self>, state: &mut State) {
         if let Some(ctx) = self.ctx.get()
             && !state.scheduled
@@ -153,7 +163,7 @@ impl Engine {
         let refused = match take(&mut state.faults.refuse_posts) {
             Some(kind) => Some(fail(kind, "the fault plan refuses this post")),
             None => transfer
-                .end()
+                .endpoint()
                 .is_closed()
                 .then(|| gone("the connection is closed")),
         };
@@ -186,14 +196,14 @@ impl Engine {
         self.state.lock().faults.keeps_leases
     }
 
-    pub(super) fn cut(&self, why: &'static str) {
+    pub(super) fn end_all(&self, why: &'static str, abrupt: bool) {
         let ends = self.state.lock().ends.clone();
         for end in ends {
-            end.cut(&gone(why));
+            end.hang_up(&gone(why), abrupt);
         }
     }
 
-    pub(super) fn die(&self) {
+    pub(super) fn die(&self, abrupt: bool) {
         let Some(ctx) = self.ctx.get() else { return };
         super::withdraw(self.config.name, ctx.identity.generation);
         let waiting = {
@@ -210,7 +220,7 @@ impl Engine {
                 done.failed(gone("the simulated process has ended"));
             }
         }
-        self.cut("the simulated process has ended");
+        self.end_all("the simulated process has ended", abrupt);
     }
 
     fn next(&self) -> Option<Work> {
@@ -246,12 +256,10 @@ impl Engine {
         let jobs: VecDeque<Job> = {
             let mut state = self.state.lock();
             state.ends.retain(|e| !Arc::ptr_eq(e, end));
-            state
-                .events
-                .retain(|e| !matches!(e, Event::Message(of, _) if Arc::ptr_eq(of, end)));
+            state.drop_messages(end);
             let (mine, rest) = std::mem::take(&mut state.jobs)
                 .into_iter()
-                .partition(|job| Arc::ptr_eq(job.transfer().end(), end));
+                .partition(|job| Arc::ptr_eq(job.transfer().endpoint(), end));
             state.jobs = rest;
             mine
         };
@@ -289,7 +297,7 @@ impl Engine {
             due
         };
         if due {
-            self.cut("the fault plan cut the connection");
+            self.end_all("the fault plan cut the connection", true);
         }
     }
 }
@@ -310,6 +318,11 @@ impl Task for Engine {
 }
 
 impl State {
+    fn drop_messages(&mut self, end: &Arc<SimEndpoint>) {
+        self.events
+            .retain(|e| !matches!(e, Event::Message(of, _) if Arc::ptr_eq(of, end)));
+    }
+
     fn next_event(&mut self) -> Option<Event> {
         let faults = &self.faults;
         let at = self.events.iter().position(|event| match event {

@@ -91,14 +91,15 @@ impl SimControl {
         });
     }
 
-    /// Cuts every connection, as a broken network does. New ones can be made.
+    /// Cuts every connection, as a broken network does: what is on its way is lost. New ones can
+    /// be made.
     pub fn cut(&self) {
-        self.0.cut("the simulated network was cut");
+        self.0.end_all("the simulated network was cut", true);
     }
 
     /// Ends the simulated process: connections are cut and nobody can connect again.
     pub fn kill(&self) {
-        self.0.die();
+        self.0.die(true);
     }
 
     /// Transfers posted and not completed.

@@ -77,14 +77,15 @@ impl SimEndpoint {
             .ok_or_else(|| gone("the connection is closed"))
     }
 
-    /// Closes both sides: each engine completes what is in flight and reports the end.
-    pub(super) fn cut(&self, why: &Error) {
+    /// Closes both sides: each engine completes what is in flight and reports the end. Messages
+    /// that are on their way arrive first, unless it is `abrupt`.
+    pub(super) fn hang_up(&self, why: &Error, abrupt: bool) {
         if self.link.closed.swap(true, Ordering::SeqCst) {
             return;
         }
         for end in self.link.ends.get().into_iter().flatten() {
             if let Some(end) = end.upgrade() {
-                end.engine.push(Event::Closed(end.clone(), why.clone()));
+                end.engine.push_end(end.clone(), why.clone(), abrupt);
             }
         }
     }
@@ -167,7 +168,7 @@ unsafe impl Endpoint for Handle {
     }
 
     fn close(&self) {
-        self.0.cut(&gone("the connection was closed"));
+        self.0.hang_up(&gone("the connection was closed"), false);
     }
 }
 
@@ -182,7 +183,7 @@ pub(super) fn connect(engine: &Arc<Engine>, peer: &PeerAddress, done: ConnectDon
                 Some(conn) => {
                     end.conn.get_or_init(|| conn);
                 }
-                None => end.cut(&gone("the connecting agent changed its mind")),
+                None => end.hang_up(&gone("the connecting agent changed its mind"), false),
             }
         }
     }
@@ -205,7 +206,7 @@ fn shake_hands(engine: &Arc<Engine>, peer: &PeerAddress) -> Result<Shaken> {
     let [mine, theirs] = SimEndpoint::pair(engine, &far);
     far.adopt(&theirs)?;
     if let Err(e) = engine.adopt(&mine) {
-        theirs.cut(&e);
+        theirs.hang_up(&e, false);
         return Err(e);
     }
     Ok((mine, theirs, identity))
@@ -218,6 +219,6 @@ pub(super) fn accepted(engine: &Arc<Engine>, end: Arc<SimEndpoint>, peer: PeerId
             let conn = ctx.accepted(engine.config.name, peer, Arc::new(Handle(end.clone())));
             end.conn.get_or_init(|| conn);
         }
-        Err(e) => end.cut(&e),
+        Err(e) => end.hang_up(&e, false),
     }
 }

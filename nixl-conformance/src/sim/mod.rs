@@ -141,13 +141,13 @@ impl Backend for SimBackend {
     }
 
     fn shutdown(&self) {
-        self.engine.die();
+        self.engine.die(false);
     }
 }
 
 impl Drop for SimBackend {
     fn drop(&mut self) {
-        self.engine.die();
+        self.engine.die(false);
     }
 }
 

@@ -36,7 +36,7 @@ impl SimTransfer {
         })
     }
 
-    pub(super) fn end(&self) -> &Arc<SimEndpoint> {
+    pub(super) fn endpoint(&self) -> &Arc<SimEndpoint> {
         &self.end
     }
 

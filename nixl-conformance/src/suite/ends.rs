@@ -53,7 +53,7 @@ pub fn cancel_midway(rig: &Rig) {
             op.transfer().cancel();
             op.transfer().cancel();
             assert!(
-                rig.wait_for(CANCELLED_WITHIN, || !op.is_open()),
+                rig.wait_for(CANCELLED_WITHIN.min(rig.patience()), || !op.is_open()),
                 "the token came later than {CANCELLED_WITHIN:?} after the cancel"
             );
             match rig.end(&op) {

@@ -9,7 +9,7 @@ use crate::rig::{Rig, Side, pattern};
 const LARGEST: usize = (16 << 20) + 64;
 
 /// Latest arrival of a message that was sent during a transfer, where it does not arrive before
-/// the transfer's end anyway.
+/// the transfer's end anyway; half of a shorter patience.
 const SOON: Duration = Duration::from_secs(1);
 
 fn length(n: usize) -> usize {
@@ -55,6 +55,7 @@ pub fn messages_in_order(rig: &Rig) {
 /// A message sent while transfers run arrives before they end, or at least soon.
 pub fn messages_pass_payload(rig: &Rig) {
     let link = rig.pair();
+    let soon = SOON.min(rig.patience() / 2);
     for op in rig.ops() {
         let moves: Vec<_> = (0..4).map(|i| Move::long(&link, op, 20 + 3 * i)).collect();
         let ops: Vec<_> = moves.iter().map(|m| m.prepare(rig, &link)).collect();
@@ -76,7 +77,7 @@ pub fn messages_pass_payload(rig: &Rig) {
         for (side, n) in [(&link.near, near), (&link.far, far)] {
             let (came, _) = side.message(n);
             assert!(
-                came <= last || came - sent < SOON,
+                came <= last || came - sent < soon,
                 "a message waited {:?} behind payload",
                 came - sent
             );
