@@ -11,7 +11,7 @@ mod lease;
 mod runtime;
 mod watch;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use etcd_client::{
@@ -309,7 +309,11 @@ fn ended() -> Error {
 fn explain(e: etcd_client::Error) -> Error {
     use etcd_client::Error as E;
     let (kind, advice) = match &e {
-        E::GRpcStatus(status) => explain_status(status.code().into(), status.message()),
+        E::GRpcStatus(status) => match explain_status(status.code().into(), status.message()) {
+            // With a source the status is not the server's: the connection broke.
+            (ErrorKind::Backend, _) if status.source().is_some() => UNREACHABLE,
+            explained => explained,
+        },
         E::TransportError(_) | E::IoError(_) => UNREACHABLE,
         E::InvalidArgs(_) | E::InvalidUri(_) | E::EndpointError(_) => (
             ErrorKind::ApiMisuse,

@@ -12,12 +12,12 @@ use std::{
 };
 
 use etcd_client::{Client, DeleteOptions, GetOptions};
-use nixl_core::{ErrorKind, Result};
+use nixl_core::{Error, ErrorKind, Result};
 use nixl_meta::{
     Change, Exchange, Watch,
     etcd::{EtcdConfig, EtcdExchange},
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -119,8 +119,16 @@ impl Server {
         EtcdExchange::connect(self.config()).unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    /// Returns once all its threads have stopped.
+    fn stop(&self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).unwrap();
+        let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+        assert!(status.stopped());
+    }
+
+    fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
     fn restart(&mut self) {

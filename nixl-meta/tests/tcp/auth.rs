@@ -111,22 +111,20 @@ fn a_connection_changed_on_its_way_fails() {
     let label = "blob 8";
     // hello, proof, frame; welcome, proof, frame: see the module's documentation.
     let lengths = [45 + 33 + 5 + 8 + 32, 41 + 32 + 5 + label.len() + 32];
-    let mut tried = 0;
     for (direction, len) in lengths.into_iter().enumerate() {
         for victim in 0..len {
             target.0.store(direction, Ordering::SeqCst);
             target.1.store(victim, Ordering::SeqCst);
-            let e = fetch(&relayed, label, &config).unwrap_err();
-            assert_ne!(e.kind(), ErrorKind::Backend, "{direction} {victim}: {e}");
-            tried += 1;
-            assert_eq!(
-                changed.load(Ordering::SeqCst),
-                tried,
-                "{direction} {victim}"
-            );
+            let before = changed.load(Ordering::SeqCst);
+            // On a loaded machine a call may time out before it comes to that byte.
+            while changed.load(Ordering::SeqCst) == before {
+                let e = fetch(&relayed, label, &config).unwrap_err();
+                assert_ne!(e.kind(), ErrorKind::Backend, "{direction} {victim}: {e}");
+            }
         }
     }
     assert!(agent.seen().iter().all(|what| what == "fetch blob 8"));
     target.1.store(usize::MAX, Ordering::SeqCst);
-    assert_eq!(fetch(&relayed, label, &config).unwrap(), pattern(8));
+    let unchanged = (0..50).find_map(|_| fetch(&relayed, label, &config).ok());
+    assert_eq!(unchanged.unwrap(), pattern(8));
 }
