@@ -106,12 +106,12 @@ impl SocketDir {
 
     /// Connects `socket` to the peer's `name`. `Ok(false)`: its queue is full, try again.
     ///
-    /// Errors: `Unsupported` where the name is not in our directory, `PeerGone` where nobody
-    /// listens on it, `NotAllowed` where it is no socket of ours.
+    /// Errors: `PeerGone` where the name is not in our directory or nobody listens on it,
+    /// `NotAllowed` where it is no socket of ours.
     pub(crate) fn connect(&self, socket: &OwnedFd, name: &str) -> Result<bool> {
         let stat = statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| match e {
             Errno::NOENT => fail(
-                ErrorKind::Unsupported,
+                ErrorKind::PeerGone,
                 format!(
                     "no shared socket: the peer's {name} is not in {}; the peer is gone, or its \
                      socket directory is another one (containers: mount the same directory)",

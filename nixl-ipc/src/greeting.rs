@@ -20,8 +20,9 @@ use nixl_core::{
 
 use crate::{
     backend::IPC,
+    endpoint::SocketEndpoint,
     fault::misbehaved,
-    link::{Link, Met, SocketEndpoint},
+    link::{Link, Met},
     wire::{Frame, Intro},
 };
 

@@ -16,6 +16,7 @@ mod cma;
 mod copy;
 mod dir;
 mod doorbell;
+mod endpoint;
 mod fault;
 mod gate;
 mod greeting;

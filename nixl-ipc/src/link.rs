@@ -9,12 +9,10 @@ use std::{
 
 use bytes::Bytes;
 use nixl_core::{
-    Error, ErrorKind, PathName, RegionId, Result,
-    backend::{Endpoint, Transfer},
+    Error, ErrorKind, Result,
     error::fail,
     mem::Access,
     notify::MAX_NOTIFICATION,
-    plan::Plan,
     runtime::{Readiness, Watch, WatchToken},
 };
 use parking_lot::Mutex;
@@ -25,17 +23,14 @@ use rustix::{
 };
 
 use crate::{
-    backend::{CMA, LOCAL, SHM, check_plan},
     doorbell::{Pump, Turn},
     fault::{self, misbehaved},
     gate::Gate,
     greeting::Greeting,
     imports::{Imports, Terms},
     mapping::Share,
-    mover::Mover,
     node::Node,
     process::{PROOF, Process},
-    remote::{Remote, Way},
     sock::{self, PACKET, Received},
     wire::{Frame, Import, PART_HEAD, part_head},
 };
@@ -193,7 +188,8 @@ impl Link {
         self.flush();
     }
 
-    fn send(self: &Arc<Self>, bytes: Bytes) -> Result<()> {
+    /// Queues a message and sends what the socket takes now.
+    pub(crate) fn send(self: &Arc<Self>, bytes: Bytes) -> Result<()> {
         self.gate.check()?;
         if bytes.len() > MAX_MESSAGE {
             return Err(fail(
@@ -431,65 +427,5 @@ impl Pump for Link {
                 self.gate.tell();
             }
         });
-    }
-}
-
-/// The endpoint that core holds.
-pub(crate) struct SocketEndpoint(pub(crate) Arc<Link>);
-
-impl SocketEndpoint {
-    fn way(&self, path: PathName, plan: &Plan) -> Result<Way> {
-        match path {
-            SHM => match plan.remote().regions().iter().find(|r| !r.shareable) {
-                None => Ok(Way::Mapped),
-                Some(r) => Err(fail(
-                    ErrorKind::Unsupported,
-                    format!(
-                        "the peer's region at {:#x} was not allocated by its agent, so it cannot be \
-                         mapped",
-                        r.addr
-                    ),
-                )),
-            },
-            CMA => match self.0.met.get() {
-                Some(met) => met.cma.clone().map(Way::Cross),
-                None => Err(fail(ErrorKind::Unsupported, "no CMA: not connected yet")),
-            },
-            LOCAL => Err(fail(ErrorKind::Unsupported, "the peer is another process")),
-            other => Err(fail(
-                ErrorKind::Unsupported,
-                format!("the ipc backend has no path {other:?}"),
-            )),
-        }
-    }
-}
-
-// SAFETY: INV-1, `Mover` keeps it.
-unsafe impl Endpoint for SocketEndpoint {
-    fn prepare(&self, path: PathName, plan: &Arc<Plan>) -> Result<Arc<dyn Transfer>> {
-        let link = &self.0;
-        link.gate.check()?;
-        check_plan(plan)?;
-        let way = self.way(path, plan)?;
-        let inline = link.node.is_inline(path, plan);
-        let side = Remote::new(link.clone(), way, plan);
-        let runtime = link.node.ctx.runtime.clone();
-        Ok(Arc::new(Mover::new(plan.clone(), side, runtime, inline)))
-    }
-
-    fn send(&self, message: Bytes) -> Result<()> {
-        self.0.send(message)
-    }
-
-    fn forget(&self, region: RegionId) {
-        self.0.imports.forget(region);
-    }
-
-    fn describe(&self, path: PathName) -> String {
-        path.to_owned()
-    }
-
-    fn close(&self) {
-        self.0.shut(fault::gone("the connection was closed here"));
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     fault,
     gate::Gate,
     mover::{Mover, Side, Waiter},
-    node::Node,
+    node::{Node, named_socket},
 };
 
 /// This process's agents, by generation.
@@ -98,6 +98,11 @@ impl LocalDial {
     fn meet(&self) -> Result<PeerIdentity> {
         let (me, server) = (&self.from.ctx.identity, &self.to.ctx.identity);
         let card = &self.peer.card;
+        if named_socket(&self.peer)? != self.to.socket_name() {
+            return Err(fault::gone(
+                "the loaded metadata names another socket than this agent's",
+            ));
+        }
         if card.name != server.name || card.secret != server.secret {
             return Err(fail(
                 ErrorKind::Unauthenticated,

@@ -175,14 +175,7 @@ impl Node {
 
     /// `None`: the peer's queue is full.
     fn connect(&self, peer: &PeerAddress) -> Result<Option<OwnedFd>> {
-        let card = peer.card.backend(IPC).ok_or_else(|| {
-            fail(
-                ErrorKind::Unsupported,
-                "the peer has no ipc backend for this host",
-            )
-        })?;
-        let name = std::str::from_utf8(&card.address).unwrap_or("");
-        let name = check_name(name)?;
+        let name = named_socket(peer)?;
         let dir = SocketDir::open(&self.dir, false)?;
         let socket = sock::open()?;
         Ok(dir.connect(&socket, name)?.then_some(socket))
@@ -295,6 +288,17 @@ impl Node {
             end.shut(shut_down());
         }
     }
+}
+
+/// The socket file that a peer's card names.
+pub(crate) fn named_socket(peer: &PeerAddress) -> Result<&str> {
+    let card = peer.card.backend(IPC).ok_or_else(|| {
+        fail(
+            ErrorKind::Unsupported,
+            "the peer has no ipc backend for this host",
+        )
+    })?;
+    check_name(std::str::from_utf8(&card.address).unwrap_or(""))
 }
 
 fn shut_down() -> Error {

@@ -208,7 +208,7 @@ fn put_error(out: &mut Vec<u8>, why: &Error) {
     out.push(kind as u8);
     let text = why.message();
     let end = text.floor_char_boundary(text.len().min(MAX_TEXT));
-    out.extend(text[..end].as_bytes());
+    out.extend(&text.as_bytes()[..end]);
 }
 
 fn malformed(what: String) -> Error {
