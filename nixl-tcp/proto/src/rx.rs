@@ -199,7 +199,7 @@ impl DataRx {
             State::Body { have, .. } => {
                 *have = take(*have as usize, n, self.body.len()).ok_or(TOO_MANY)? as u32
             }
-            State::Payload { left, accepted, .. } => {
+            State::Payload { left, .. } => {
                 let payload = n.min(*left as usize);
                 *left -= payload as u32;
                 if self.start < self.end {
@@ -208,7 +208,7 @@ impl DataRx {
                         .ok_or(TOO_MANY)?;
                 } else {
                     let tail = n - payload;
-                    if tail > TAIL || (tail > 0 && !*accepted) {
+                    if tail > TAIL {
                         return Err(TOO_MANY);
                     }
                     (self.start, self.end) = (0, tail);

@@ -98,12 +98,14 @@ impl DataTx {
         (self.head, self.payload, self.trailer) = (HEADER_LEN as u8, chunk.len, 1);
     }
 
-    /// The rest of the chunk's payload becomes zeros and its trailer says why. Without effect once the trailer is out.
-    pub fn abort(&mut self, why: Status) {
-        if self.payload > 0 && !self.is_idle() {
+    /// The rest of the chunk's payload becomes zeros and its trailer says why. `false`: nothing is left to abort.
+    pub fn abort(&mut self, why: Status) -> bool {
+        let can = self.payload > 0 && !self.is_idle();
+        if can {
             self.aborted = true;
             self.fixed[2 * HEADER_LEN] = why as u8;
         }
+        can
     }
 
     /// Whether the payload of the chunk in progress may still be read from memory.

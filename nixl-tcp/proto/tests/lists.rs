@@ -1,21 +1,34 @@
 //! Scatter lists: round trip, size on the wire, and lists that a hostile peer might send.
 
 use nixl_tcp_proto::{
-    ChunkEntry, ListError, MAX_CHUNKS, OpenLayout, OpenOp, Piece, ProtocolError, RegionRef, Run, encode_open,
+    ChunkEntry, ListError, MAX_CHUNKS, OpenLayout, OpenOp, Piece, ProtocolError, RegionRef, Run,
+    encode_open,
 };
 use proptest::prelude::*;
 
 const REGION_LEN: u64 = 1 << 40;
 
 fn cut(total: u64, chunk: u64) -> Vec<u32> {
-    (0..total.div_ceil(chunk)).map(|i| chunk.min(total - i * chunk) as u32).collect()
+    (0..total.div_ceil(chunk))
+        .map(|i| chunk.min(total - i * chunk) as u32)
+        .collect()
 }
 
 fn encode(runs: &[Run], regions: u32, chunk: u64) -> Vec<u8> {
     let total = runs.iter().map(|r| r.len * r.count).sum();
-    let refs = (0..regions).map(|i| RegionRef { key: [i as u8; 16], addr: u64::from(i) << 40 });
+    let refs = (0..regions).map(|i| RegionRef {
+        key: [i as u8; 16],
+        addr: u64::from(i) << 40,
+    });
     let mut body = Vec::new();
-    encode_open(&mut body, OpenOp::Read, refs, cut(total, chunk).into_iter(), runs.iter().copied()).unwrap();
+    encode_open(
+        &mut body,
+        OpenOp::Read,
+        refs,
+        cut(total, chunk).into_iter(),
+        runs.iter().copied(),
+    )
+    .unwrap();
     body
 }
 
@@ -32,7 +45,9 @@ fn merged(pieces: impl Iterator<Item = Piece>) -> Vec<Piece> {
     let mut out: Vec<Piece> = Vec::new();
     for p in pieces {
         match out.last_mut() {
-            Some(last) if last.region == p.region && last.offset + last.len == p.offset => last.len += p.len,
+            Some(last) if last.region == p.region && last.offset + last.len == p.offset => {
+                last.len += p.len
+            }
             _ => out.push(p),
         }
     }
@@ -41,7 +56,11 @@ fn merged(pieces: impl Iterator<Item = Piece>) -> Vec<Piece> {
 
 fn expand(runs: &[Run]) -> Vec<Piece> {
     merged(runs.iter().flat_map(|r| {
-        (0..r.count).map(|i| Piece { region: r.region, offset: r.offset + i * r.stride, len: r.len })
+        (0..r.count).map(|i| Piece {
+            region: r.region,
+            offset: r.offset + i * r.stride,
+            len: r.len,
+        })
     }))
 }
 
@@ -52,7 +71,10 @@ fn walk(body: &[u8], order: impl Fn(usize) -> usize, step: u64) -> Vec<Piece> {
     for i in (0..table.len()).map(&order) {
         let (mut cursor, mut left) = (table[i].start, u64::from(table[i].len));
         while left > 0 {
-            let piece = cursor.take(layout.list(body), left.min(step)).unwrap().unwrap();
+            let piece = cursor
+                .take(layout.list(body), left.min(step))
+                .unwrap()
+                .unwrap();
             left -= piece.len;
             chunks[i].push(piece);
         }
@@ -61,15 +83,21 @@ fn walk(body: &[u8], order: impl Fn(usize) -> usize, step: u64) -> Vec<Piece> {
 }
 
 fn runs() -> impl Strategy<Value = Vec<Run>> {
-    let run = (0..4u32, 0..1u64 << 20, 1..4096u64, 0..1u64 << 16, 1..40u64, 0..14u32).prop_map(
-        |(region, offset, len, stride, count, shift)| Run {
+    let run = (
+        0..4u32,
+        0..1u64 << 20,
+        1..4096u64,
+        0..1u64 << 16,
+        1..40u64,
+        0..14u32,
+    )
+        .prop_map(|(region, offset, len, stride, count, shift)| Run {
             region,
             offset: offset << shift,
             len: len << shift,
             stride: stride << shift,
             count,
-        },
-    );
+        });
     prop::collection::vec(run, 1..60)
 }
 
@@ -126,7 +154,10 @@ struct Lcg(u64);
 
 impl Lcg {
     fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (self.0 >> 33) % n
     }
 }
@@ -138,20 +169,29 @@ fn shuffled(n: u64, len: u64) -> Vec<Run> {
     for i in (1..n).rev() {
         order.swap(i as usize, rng.below(i + 1) as usize);
     }
-    order.into_iter().map(|i| Run::single(0, i * 2 * len, len)).collect()
+    order
+        .into_iter()
+        .map(|i| Run::single(0, i * 2 * len, len))
+        .collect()
 }
 
 #[test]
 fn random_blocks_take_at_most_five_bytes_each() {
     for (n, len) in [(65_536, 2 << 10), (16_000, 32 << 10), (15_250, 18 << 10)] {
         let body = encode(&shuffled(n, len), 1, 1 << 20);
-        assert!(body.len() as u64 <= 5 * n, "{n} blocks of {len} bytes take {} bytes", body.len());
+        assert!(
+            body.len() as u64 <= 5 * n,
+            "{n} blocks of {len} bytes take {} bytes",
+            body.len()
+        );
     }
 }
 
 #[test]
 fn a_strided_run_takes_constant_space() {
-    let runs: Vec<_> = (0..65_536).map(|i| Run::single(0, i * 4096, 2048)).collect();
+    let runs: Vec<_> = (0..65_536)
+        .map(|i| Run::single(0, i * 4096, 2048))
+        .collect();
     let body = encode(&runs, 1, 1 << 20);
     assert!(body.len() < 80, "{} bytes", body.len());
     assert_eq!(walk(&body, |i| i, u64::MAX), expand(&runs));
@@ -178,43 +218,116 @@ fn raw(chunks: &[u64], bytes: u64, list: &[u64]) -> Vec<u8> {
     body
 }
 
+fn block(zigzag_half: u64) -> u64 {
+    zigzag_half << 3
+}
+
+fn run(zigzag_half: u64) -> u64 {
+    zigzag_half << 3 | 1
+}
+
+fn length(len: u64) -> u64 {
+    len << 2 | 2
+}
+
+fn region(index: u64) -> u64 {
+    index << 2 | 3
+}
+
+fn field(name: &'static str) -> ListError {
+    ListError::Protocol(ProtocolError::BadField(name))
+}
+
 #[test]
 fn hostile_lists_are_refused() {
-    let field = |name| ListError::Protocol(ProtocolError::BadField(name));
-    let refused = |body: &[u8]| decode(body).unwrap_err();
-    let (block, run, length, region) = (|d: u64| d << 3, |d: u64| d << 3 | 1, |l: u64| l << 2 | 2, |r: u64| r << 2 | 3);
-    let good = raw(&[8, 1], 8, &[length(8), block(0)]);
-    assert!(decode(&good).is_ok());
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(8), block(REGION_LEN - 7)])), ListError::OutOfBounds(0));
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(8), block(1 << 60)])), field("block"));
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(8), 1 << 2])), field("block"), "offset below 0");
-    assert_eq!(refused(&raw(&[8, 1], 8, &[block(0)])), field("block"), "no length");
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(0), block(0)])), field("length"));
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(8), region(1), block(0)])), field("region"));
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(8), region(1 << 40), block(0)])), field("region"));
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(8), run(0), u64::MAX, u64::MAX])), field("block"));
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(1 << 40), run(0), 0, 1 << 40])), field("block"));
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(8), run(0), 8, 1])), field("block"), "run of one");
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(8), run(0), 1 << 39, 1 << 3])), ListError::OutOfBounds(0));
-    assert_eq!(refused(&raw(&[8, 2], 16, &[length(8), block(0)])), field("chunk lengths"), "list too short");
-    assert_eq!(refused(&raw(&[4, 1], 4, &[length(8), block(0)])), field("chunk lengths"), "list too long");
-    assert_eq!(refused(&raw(&[8, 1], 9, &[length(8), block(0)])), field("chunk lengths"), "wrong sum");
-    assert_eq!(refused(&raw(&[8, 1], 8, &[length(8), block(0), length(9)])), field("chunk lengths"), "rest");
-    assert_eq!(refused(&raw(&[0, 1], 0, &[])), field("chunk"));
-    assert_eq!(refused(&raw(&[], 0, &[])), field("chunk lengths"));
-    assert_eq!(refused(&raw(&[1, u64::MAX], 8, &[length(8), run(0), 8, 1 << 30])), field("chunk"));
+    let outside = ListError::OutOfBounds(0);
+    let cases: [(&str, &[u64], ListError); 12] = [
+        ("over the end", &[length(8), block(REGION_LEN - 7)], outside),
+        ("beyond 2^60", &[length(8), block(1 << 60)], field("block")),
+        ("offset below 0", &[length(8), 1 << 2], field("block")),
+        ("no length", &[block(0)], field("block")),
+        ("length 0", &[length(0), block(0)], field("length")),
+        (
+            "no such region",
+            &[length(8), region(1), block(0)],
+            field("region"),
+        ),
+        (
+            "huge region",
+            &[length(8), region(1 << 40), block(0)],
+            field("region"),
+        ),
+        (
+            "run that wraps",
+            &[length(8), run(0), u64::MAX, u64::MAX],
+            field("block"),
+        ),
+        (
+            "sum that wraps",
+            &[length(1 << 40), run(0), 0, 1 << 40],
+            field("block"),
+        ),
+        ("run of one", &[length(8), run(0), 8, 1], field("block")),
+        (
+            "run over the end",
+            &[length(8), run(0), 1 << 39, 1 << 3],
+            outside,
+        ),
+        (
+            "something behind the last block",
+            &[length(8), block(0), length(9)],
+            field("chunk lengths"),
+        ),
+    ];
+    for (what, list, error) in cases {
+        assert_eq!(decode(&raw(&[8, 1], 8, list)).unwrap_err(), error, "{what}");
+    }
+}
+
+#[test]
+fn hostile_chunk_tables_are_refused() {
+    let list = [length(8), block(0)];
+    let cases: [(&str, &[u64], u64, ListError); 6] = [
+        ("list too short", &[8, 2], 16, field("chunk lengths")),
+        ("list too long", &[4, 1], 4, field("chunk lengths")),
+        ("wrong sum", &[8, 1], 9, field("chunk lengths")),
+        ("empty chunk", &[0, 1], 0, field("chunk")),
+        ("no chunk", &[], 0, field("chunk lengths")),
+        ("huge count", &[1, u64::MAX], 8, field("chunk")),
+    ];
+    for (what, chunks, bytes, error) in cases {
+        assert_eq!(
+            decode(&raw(chunks, bytes, &list)).unwrap_err(),
+            error,
+            "{what}"
+        );
+    }
     let most = u64::from(MAX_CHUNKS);
+    let many = raw(
+        &[1, most, 1, 1],
+        most + 1,
+        &[length(1), run(0), 1, most + 1],
+    );
     assert_eq!(
-        refused(&raw(&[1, most, 1, 1], most + 1, &[length(1), run(0), 1, most + 1])),
+        decode(&many).unwrap_err(),
         ListError::Protocol(ProtocolError::Oversize("chunks"))
     );
-    let mut head = good.clone();
-    head[1] = 31;
-    assert_eq!(refused(&head), field("shift"));
-    for (at, value, name) in [(0, 2, "op"), (2, 1, "reserved"), (4, 0, "regions"), (11, 255, "open length")] {
+}
+
+#[test]
+fn hostile_heads_are_refused() {
+    let good = raw(&[8, 1], 8, &[length(8), block(0)]);
+    assert!(decode(&good).is_ok());
+    for (at, value, name) in [
+        (0, 2, "op"),
+        (1, 31, "shift"),
+        (2, 1, "reserved"),
+        (4, 0, "regions"),
+        (11, 255, "open length"),
+    ] {
         let mut head = good.clone();
         head[at] = value;
-        assert_eq!(refused(&head), field(name));
+        assert_eq!(decode(&head).unwrap_err(), field(name));
     }
     for n in 0..good.len() {
         assert!(decode(&good[..n]).is_err(), "cut at {n}");
