@@ -1,7 +1,10 @@
 //! Which chunks of a request have arrived; shared by the streams that receive them.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel};
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Release},
+};
 
 use crate::ProtocolError;
 
@@ -14,13 +17,21 @@ pub struct ChunkBook {
 }
 
 impl ChunkBook {
-    /// Starts over for a request of `chunks` chunks; allocates only above the largest number so far.
-    pub fn reset(&mut self, chunks: u32) {
+    /// Makes room for requests of `chunks` chunks; allocates only above the largest number so far.
+    pub fn resize(&mut self, chunks: u32) {
         self.chunks = chunks;
         self.seen.clear();
         self.seen
             .resize_with(chunks.div_ceil(64) as usize, AtomicU64::default);
-        *self.left.get_mut() = chunks;
+        self.reset();
+    }
+
+    /// Starts over for another request of as many chunks. No thread may be counting.
+    pub fn reset(&self) {
+        for word in &self.seen {
+            word.store(0, Release);
+        }
+        self.left.store(self.chunks, Release);
     }
 
     /// Chunk `index` begins.
@@ -54,7 +65,7 @@ mod tests {
     #[test]
     fn each_chunk_counts_once() {
         let mut book = ChunkBook::default();
-        book.reset(65);
+        book.resize(65);
         assert_eq!(book.begin(65), Err(ProtocolError::UnknownChunk));
         assert_eq!(book.begin(u32::MAX), Err(ProtocolError::UnknownChunk));
         for i in 0..65 {
@@ -62,7 +73,7 @@ mod tests {
             assert_eq!(book.begin(i), Err(ProtocolError::UnknownChunk));
             assert_eq!(book.done(), i == 64);
         }
-        book.reset(1);
+        book.resize(1);
         assert_eq!(
             book.begin(1),
             Err(ProtocolError::UnknownChunk),

@@ -72,25 +72,12 @@ pub fn put_cancel(out: &mut Vec<u8>, xfer: Xfer) {
     );
 }
 
-/// Appends a heartbeat; `token` comes back in the pong.
-pub fn put_ping(out: &mut Vec<u8>, token: u32) {
+/// Appends a heartbeat: bytes that the peer's host has to acknowledge, so that TCP notices when it is gone.
+pub fn put_ping(out: &mut Vec<u8>) {
     put(
         out,
         Header {
             ty: ty::PING,
-            aux: token,
-            ..Header::ZERO
-        },
-    );
-}
-
-/// Appends the answer to a heartbeat.
-pub fn put_pong(out: &mut Vec<u8>, token: u32) {
-    put(
-        out,
-        Header {
-            ty: ty::PONG,
-            aux: token,
             ..Header::ZERO
         },
     );
@@ -118,10 +105,8 @@ pub enum ControlStep<'a> {
     },
     /// The peer gives up a request that it initiated.
     Cancel(Xfer),
-    /// Heartbeat to answer with a pong of the same token.
-    Ping(u32),
-    /// Answer to a heartbeat.
-    Pong(u32),
+    /// Heartbeat; wants no answer.
+    Ping,
 }
 
 /// Receiving half of the control stream.
@@ -199,8 +184,7 @@ impl ControlRx {
                 status: Status::from_wire(h.status)?,
             }),
             ty::CANCEL => Ok(ControlStep::Cancel(h.xfer)),
-            ty::PING => Ok(ControlStep::Ping(h.aux)),
-            ty::PONG => Ok(ControlStep::Pong(h.aux)),
+            ty::PING => Ok(ControlStep::Ping),
             other => Err(ProtocolError::BadType(other)),
         }
     }

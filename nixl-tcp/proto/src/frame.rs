@@ -53,10 +53,8 @@ pub enum Status {
     NotAllowed = 3,
     /// A descriptor reaches over the end of its region.
     OutOfBounds = 4,
-    /// The request's deadline passed at the target.
-    Timeout = 5,
     /// The target could not go on for a reason of its own.
-    Failed = 6,
+    Failed = 5,
 }
 
 impl Status {
@@ -67,8 +65,7 @@ impl Status {
             2 => Self::NotRegistered,
             3 => Self::NotAllowed,
             4 => Self::OutOfBounds,
-            5 => Self::Timeout,
-            6 => Self::Failed,
+            5 => Self::Failed,
             _ => return Err(ProtocolError::BadField("status")),
         })
     }
@@ -116,7 +113,6 @@ pub(crate) mod ty {
     pub(crate) const ACK: u8 = 3;
     pub(crate) const CANCEL: u8 = 4;
     pub(crate) const PING: u8 = 5;
-    pub(crate) const PONG: u8 = 6;
     pub(crate) const OPEN: u8 = 16;
     pub(crate) const READ_CHUNK: u8 = 17;
     pub(crate) const WRITE_CHUNK: u8 = 18;

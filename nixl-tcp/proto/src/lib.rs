@@ -24,7 +24,7 @@ mod varint;
 
 pub use chunks::ChunkBook;
 pub use control::{
-    ControlRx, ControlStep, put_ack, put_cancel, put_message, put_ping, put_pong, put_settings,
+    ControlRx, ControlStep, put_ack, put_cancel, put_message, put_ping, put_settings,
 };
 pub use error::ProtocolError;
 pub use frame::{Chunk, ChunkKind, HEADER_LEN, Settings, Status, Xfer};

@@ -35,8 +35,6 @@ pub enum DataStep<'a> {
     Open {
         /// The request.
         xfer: Xfer,
-        /// Milliseconds after which the initiator gives up, 0 for never.
-        deadline_ms: u32,
     },
     /// A chunk begins. Call [`DataRx::accept`], [`DataRx::discard`], or neither and ask again once its request has
     /// arrived over another stream.
@@ -126,10 +124,7 @@ impl DataRx {
                 }
                 State::Opened(header) => {
                     self.state = State::Header;
-                    return Ok(DataStep::Open {
-                        xfer: header.xfer,
-                        deadline_ms: header.aux,
-                    });
+                    return Ok(DataStep::Open { xfer: header.xfer });
                 }
                 State::Deciding(chunk) => return Ok(DataStep::Chunk(chunk)),
                 State::Payload {
@@ -297,8 +292,8 @@ impl DataRx {
             if header.len == 0 || header.len > self.max_body {
                 return Err(ProtocolError::Oversize("open"));
             }
-            if header.status != 0 {
-                return Err(ProtocolError::BadField("status"));
+            if header.status != 0 || header.aux != 0 {
+                return Err(ProtocolError::BadField("reserved"));
             }
             self.body.clear();
             State::Body { header, have: 0 }

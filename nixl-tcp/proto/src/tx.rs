@@ -75,14 +75,14 @@ impl DataTx {
     }
 
     /// Starts an open frame with a body of `body` bytes.
-    pub fn open(&mut self, xfer: Xfer, deadline_ms: u32, body: u32) {
+    pub fn open(&mut self, xfer: Xfer, body: u32) {
         self.clear();
         let header = Header {
             ty: ty::OPEN,
             status: 0,
             xfer,
             len: body,
-            aux: deadline_ms,
+            aux: 0,
         };
         self.fixed[..HEADER_LEN].copy_from_slice(&header.encode());
         (self.open, self.body) = (HEADER_LEN as u8, body);

@@ -194,7 +194,7 @@ fn frames_before_the_settings_and_second_settings_are_refused() {
         last
     };
     let mut wire = Vec::new();
-    put_ping(&mut wire, 1);
+    put_ping(&mut wire);
     assert_eq!(feed(&wire), Err(ProtocolError::BadType(5)));
     wire.clear();
     put_settings(&mut wire, settings);

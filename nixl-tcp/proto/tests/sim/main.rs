@@ -66,7 +66,7 @@ fn request(rng: &mut Lcg, op: OpenOp, span: std::ops::Range<u64>) -> Mine {
     )
     .unwrap();
     let mut book = ChunkBook::default();
-    book.reset(chunks.len() as u32);
+    book.resize(chunks.len() as u32);
     let (cancelled, result) = (false, None);
     Mine(Rc::new(RefCell::new(MineState {
         op,

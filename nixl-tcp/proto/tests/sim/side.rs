@@ -210,7 +210,7 @@ impl Side {
         if let Some((xfer, m)) = self.streams[i].opens.pop_front() {
             self.streams[i]
                 .tx
-                .open(xfer, 0, m.0.borrow().body.len() as u32);
+                .open(xfer, m.0.borrow().body.len() as u32);
             self.streams[i].source = Source::Mine(m, None);
             return;
         }
@@ -286,7 +286,7 @@ impl Side {
                     self.place(i, &payload);
                     n + extra
                 }
-                DataStep::Open { xfer, .. } => {
+                DataStep::Open { xfer } => {
                     let body = std::mem::take(s.rx.body());
                     self.opened(xfer, body);
                     continue;
@@ -367,7 +367,7 @@ impl Side {
             .index(&body, |_| Some(MEM as u64), &mut table)
             .unwrap();
         let mut book = ChunkBook::default();
-        book.reset(layout.chunks());
+        book.resize(layout.chunks());
         let cost = layout.cost(&body);
         let t = Theirs(Rc::new(RefCell::new(TheirsState {
             layout,
