@@ -10,6 +10,7 @@ pub struct InitiatorSlots<T> {
     slots: Vec<Initiated<T>>,
     free: Vec<u16>,
     credit: u32,
+    limit: u32,
 }
 
 #[derive(Debug)]
@@ -42,7 +43,13 @@ impl<T> InitiatorSlots<T> {
             slots,
             free: (0..peer.slots).rev().collect(),
             credit: peer.list_bytes,
+            limit: peer.list_bytes,
         }
+    }
+
+    /// List bytes that one request may take at most.
+    pub fn limit(&self) -> u32 {
+        self.limit
     }
 
     /// A number for a request of this `cost` (as [`crate::encode_open`] returned it), or `entry` back where the credit

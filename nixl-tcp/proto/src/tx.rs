@@ -74,6 +74,16 @@ impl DataTx {
         self.sent == self.total()
     }
 
+    /// Bytes of the message that are still to be sent.
+    pub fn left(&self) -> u64 {
+        self.total() - self.sent
+    }
+
+    /// Payload bytes of the chunk in the message, 0 if it has none.
+    pub fn payload_len(&self) -> u32 {
+        self.payload
+    }
+
     /// Starts an open frame with a body of `body` bytes.
     pub fn open(&mut self, xfer: Xfer, body: u32) {
         self.clear();
@@ -106,11 +116,6 @@ impl DataTx {
             self.fixed[2 * HEADER_LEN] = why as u8;
         }
         can
-    }
-
-    /// Whether the payload of the chunk in progress may still be read from memory.
-    pub fn needs_payload(&self) -> bool {
-        !self.aborted && self.payload > 0 && self.sent < self.total() - u64::from(self.trailer)
     }
 
     /// The parts that are still to be sent.
