@@ -69,6 +69,7 @@ enum Stage {
         session: [u8; 8],
         control: OwnedFd,
     },
+    /// Nothing more to do, or a step in progress.
     Over,
 }
 
@@ -134,7 +135,7 @@ impl Dialer {
     /// Gives up the current address and tries the next one.
     fn next_address(&self, why: Option<Error>) {
         let mut dial = self.dial.lock();
-        if matches!(dial.stage, Stage::Over) {
+        if dial.done.is_none() {
             return;
         }
         if let Some(e) = why {

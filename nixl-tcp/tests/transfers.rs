@@ -79,9 +79,9 @@ fn many_requests_at_once_all_end() {
     };
     let (a, b) = (Node::new("a", loopback()), Node::new("b", few));
     let (link, far_link) = a.connect(&b);
-    let near = a.region(64 * 4096, |_| 0);
+    let near = a.filled(64 * 4096, 0);
     let far = b.region(64 * 4096, pattern);
-    let near2 = b.region(64 * 4096, |_| 0);
+    let near2 = b.filled(64 * 4096, 0);
     let far2 = a.region(64 * 4096, |i| pattern(i + 99));
     let mut ops = Vec::new();
     for i in 0..64 {
@@ -105,7 +105,7 @@ fn messages_arrive_whole_and_in_order_while_payload_flows() {
     let (a, b) = (Node::new("a", loopback()), Node::new("b", loopback()));
     let (link, far_link) = a.connect(&b);
     let size = 64 << 20;
-    let (near, far) = (a.region(size, |_| 0), b.region(size, pattern));
+    let (near, far) = (a.filled(size, 0), b.region(size, pattern));
     let all = vec![(0, size)];
     let p = plan(Op::Read, &near, &all, &far, &all);
     let t = link.endpoint.prepare("tcp", &p).unwrap();

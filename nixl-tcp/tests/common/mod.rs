@@ -1,6 +1,8 @@
 //! Two agents' worth of backend without the agents: what core would do, done by hand.
 #![allow(dead_code)] // each test binary uses its part
 
+pub(crate) mod proxy;
+
 use std::{
     sync::{
         Arc, Weak,
@@ -162,14 +164,33 @@ impl Node {
         }
     }
 
-    /// Allocates and registers `len` bytes filled with `byte(i)`.
+    /// A context of its own for another backend of this node.
+    pub(crate) fn context(&self) -> Context {
+        Context::new(
+            self.identity.clone(),
+            self.runtime.clone(),
+            self.regions.clone(),
+            self.upper.clone(),
+        )
+    }
+
+    /// Allocates and registers `len` bytes of `byte`.
+    pub(crate) fn filled(&self, len: u64, byte: u8) -> Region {
+        self.with_bytes(&vec![byte; len as usize])
+    }
+
+    /// Allocates and registers `len` bytes, the i-th `byte(i)`.
     pub(crate) fn region(&self, len: u64, byte: impl Fn(u64) -> u8) -> Region {
+        self.with_bytes(&(0..len).map(byte).collect::<Vec<u8>>())
+    }
+
+    fn with_bytes(&self, bytes: &[u8]) -> Region {
+        let len = bytes.len() as u64;
         let memory = HostMemory::allocate(len, HugePages::No).unwrap();
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let key = RegionKey((u128::from(id) << 64 | 0x5eed).to_le_bytes());
         let region = Region::new(Box::new(memory), RegionId(id), key, true).unwrap();
-        let bytes: Vec<u8> = (0..len).map(byte).collect();
-        region.write_at(0, &bytes).unwrap();
+        region.write_at(0, bytes).unwrap();
         self.regions.insert(region.clone());
         region
     }
