@@ -263,7 +263,7 @@ impl Config {
         }
         #[cfg(feature = "tcp")]
         if use_backend("tcp") {
-            builder = builder.backend(nixl_tcp::TcpBackend::new(self.tcp_config()?));
+            builder = builder.backend(nixl_tcp::TcpBackend::new(self.tcp_config()?)?);
         }
         Ok(builder)
     }
