@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 #[derive(Default)]
 pub(crate) struct Journal {
     violations: Mutex<Vec<String>>,
+    ends: Mutex<Vec<String>>,
     rings: Mutex<u64>,
     rang: Condvar,
 }
@@ -17,6 +18,17 @@ impl Journal {
     pub(crate) fn violation(&self, what: impl Into<String>) {
         self.violations.lock().push(what.into());
         self.ring();
+    }
+
+    /// A connection ended: not wrong as such, but the reason for what follows.
+    pub(crate) fn end(&self, what: String) {
+        self.ends.lock().push(what);
+        self.ring();
+    }
+
+    /// The ends of connections so far.
+    pub(crate) fn ends(&self) -> String {
+        self.ends.lock().join("; ")
     }
 
     /// Something happened.

@@ -277,7 +277,8 @@ impl Rig {
     pub fn wait(&self, what: &str, done: impl FnMut() -> bool) {
         if !self.wait_for(self.patience, done) {
             self.journal.check();
-            panic!("waited {:?} in vain for {what}", self.patience);
+            let (patience, ends) = (self.patience, self.journal.ends());
+            panic!("waited {patience:?} in vain for {what}; connections ended: {ends}");
         }
     }
 

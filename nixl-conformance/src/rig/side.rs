@@ -60,9 +60,12 @@ impl Side {
 
     /// Sends `message`. Panics if the connection is closed.
     pub fn send(&self, message: impl Into<Bytes>) {
-        self.endpoint()
-            .send(message.into())
-            .expect("the connection is open");
+        if let Err(e) = self.endpoint().send(message.into()) {
+            panic!(
+                "sending failed: {e}; connections ended: {}",
+                self.journal.ends()
+            );
+        }
     }
 
     /// `Endpoint::forget`.
@@ -113,10 +116,12 @@ impl ConnHandler for Side {
                 "`closed` was reported while {open} tokens of the connection were open"
             ));
         }
-        if let Some(before) = self.closed.lock().replace(why.clone()) {
+        let before = self.closed.lock().replace(why.clone());
+        if let Some(before) = before {
             self.journal
                 .violation(format!("`closed` was reported twice: {before}, then {why}"));
         }
-        self.journal.ring();
+        let end = if self.peer.is_some() { "far" } else { "near" };
+        self.journal.end(format!("{end}: {why}"));
     }
 }
