@@ -75,6 +75,32 @@ impl ErrorKind {
             Self::Abandoned => -107,
         }
     }
+
+    /// The kind with [`ErrorKind::status`] `status`, or `Backend` for a number of nobody's. Of
+    /// kinds that share a number, the first in the table.
+    pub fn from_status(status: i32) -> Self {
+        const ALL: [ErrorKind; 17] = [
+            ErrorKind::NotPosted,
+            ErrorKind::ApiMisuse,
+            ErrorKind::Backend,
+            ErrorKind::NotRegistered,
+            ErrorKind::Mismatch,
+            ErrorKind::NotAllowed,
+            ErrorKind::RepostActive,
+            ErrorKind::Unsupported,
+            ErrorKind::PeerGone,
+            ErrorKind::Cancelled,
+            ErrorKind::Timeout,
+            ErrorKind::StillMapped,
+            ErrorKind::NameConflict,
+            ErrorKind::PeerMisbehaved,
+            ErrorKind::Unauthenticated,
+            ErrorKind::Exhausted,
+            ErrorKind::Abandoned,
+        ];
+        let found = ALL.into_iter().find(|kind| kind.status() == status);
+        found.unwrap_or(Self::Backend)
+    }
 }
 
 /// What happened, to which peer, on which path, and what to do about it.

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod card;
 pub mod desc;
 pub mod error;
+mod flip;
 pub mod inflight;
 pub mod mem;
 pub mod metadata;

@@ -18,6 +18,7 @@ use crate::{
     auth::{Identity, Known, PeerIdentity},
     backend::{Backend, Conn, Endpoint, Upcalls},
     error::fail,
+    flip::Flips,
     mem::RegionTable,
     notify::Inbox,
     peer::{Incoming, IncomingHandler, Peer},
@@ -60,10 +61,11 @@ pub(crate) struct Shared {
     requests: Mutex<Vec<Weak<request::Inner>>>,
     active: AtomicUsize,
     ack_due: AtomicBool,
+    pub(crate) flips: Flips,
     event: OnceLock<OwnedFd>,
     pub(crate) closed: AtomicBool,
     pub(super) sequence: AtomicU64,
-    pub(super) next_region: AtomicU64,
+    pub(crate) next_region: AtomicU64,
 }
 
 impl Shared {
@@ -99,6 +101,7 @@ impl Shared {
             requests: Mutex::new(Vec::new()),
             active: AtomicUsize::new(0),
             ack_due: AtomicBool::new(false),
+            flips: Flips::default(),
             event: OnceLock::new(),
             closed: AtomicBool::new(false),
             sequence: AtomicU64::new(1),

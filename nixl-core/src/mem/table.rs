@@ -41,6 +41,17 @@ impl RegionTable {
         inner.by_key.insert(region.key(), region);
     }
 
+    /// Makes a region known to peers only: no descriptor of ours resolves to it.
+    pub(crate) fn insert_alias(&self, region: Region) {
+        self.inner.write().by_key.insert(region.key(), region);
+    }
+
+    /// Takes an alias out again: no access under its key begins after this.
+    pub(crate) fn withdraw_alias(&self, region: &Region) {
+        self.inner.write().by_key.remove(&region.key());
+        region.revoke();
+    }
+
     /// Takes a region out and marks it revoked: from here on no access begins.
     /// False if it was not in the table.
     pub fn withdraw(&self, region: &Region) -> bool {

@@ -20,6 +20,8 @@ pub struct Row {
     pub measured: bool,
     /// Whether a probe has proven it.
     pub proven: bool,
+    /// The peer does the opposite operation for us.
+    pub flipped: bool,
     /// Stable word for a rejection.
     pub code: Option<&'static str>,
     /// The rejection in plain words.
@@ -36,6 +38,7 @@ impl Negotiation {
             estimate_ns: Some(c.estimate_ns),
             measured: c.source == CostSource::Measured,
             proven: c.proven,
+            flipped: c.flipped,
             code: None,
             reason: None,
         });
@@ -46,6 +49,7 @@ impl Negotiation {
             estimate_ns: None,
             measured: false,
             proven: false,
+            flipped: false,
             code: Some(why.code()),
             reason: Some(why.to_string()),
         });
@@ -69,10 +73,10 @@ impl fmt::Display for Negotiation {
                 } else {
                     "advertised"
                 };
-                let proof = if row.proven {
-                    "proven"
-                } else {
-                    "not proven yet"
+                let proof = match (row.flipped, row.proven) {
+                    (true, _) => "done by the peer",
+                    (_, true) => "proven",
+                    _ => "not proven yet",
                 };
                 format!("{time:.1} us {source}, {proof}")
             });

@@ -17,7 +17,7 @@ pub use reject::Reject;
 
 use crate::{
     AgentCard, BackendCard, BackendName, Cost, Error, MemKind, Op, PathCaps, PathClass, PathName,
-    Reach,
+    Reach, Revocation,
 };
 
 /// What is to be moved.
@@ -65,6 +65,8 @@ pub struct Candidate {
     pub source: CostSource,
     /// Whether a probe has proven it.
     pub proven: bool,
+    /// The peer does the opposite operation for us: the path cannot do ours.
+    pub flipped: bool,
 }
 
 /// What came out: every path of ours is in one of the two lists, once.
@@ -91,7 +93,7 @@ pub fn negotiate(
         let health = health(caps);
         match eligible(me, caps, peer, demand, policy, &health) {
             Err(why) => out.rejected.push((caps.path, caps.class, why)),
-            Ok(()) => {
+            Ok(flipped) => {
                 let (cost, source) = cost(caps, demand);
                 out.ranked.push(Candidate {
                     path: caps.path,
@@ -100,20 +102,21 @@ pub fn negotiate(
                     estimate_ns: cost.estimate_ns(demand.descs, demand.bytes),
                     source,
                     proven: health == Health::Proven,
+                    flipped,
                 });
             }
         }
     }
     let key = |c: &Candidate| {
         let preferred = policy.preference(c.path, c.backend);
-        (preferred, c.estimate_ns, c.class, c.path)
+        (preferred, c.flipped, c.estimate_ns, c.class, c.path)
     };
     out.ranked.sort_by_key(key);
     out.rejected.sort_by_key(|r| r.0);
     out
 }
 
-/// The hard filters, in an order that gives the most telling reason.
+/// The hard filters, in an order that gives the most telling reason. True: only flipped.
 fn eligible(
     me: &AgentCard,
     caps: &PathCaps,
@@ -121,7 +124,7 @@ fn eligible(
     demand: &Demand,
     policy: &Policy,
     health: &Health,
-) -> Result<(), Reject> {
+) -> Result<bool, Reject> {
     let theirs = peer
         .backend(caps.backend)
         .ok_or(Reject::NotShared)
@@ -137,7 +140,8 @@ fn eligible(
         });
     }
     reachable(me, caps, peer)?;
-    if !caps.mem.contains(&(demand.op, demand.local, demand.remote)) {
+    let direct = caps.mem.contains(&(demand.op, demand.local, demand.remote));
+    if !direct && !can_flip(caps, demand) {
         return Err(Reject::MemKind {
             op: demand.op,
             local: demand.local,
@@ -151,8 +155,18 @@ fn eligible(
     match health {
         Health::ConnectFailed(why) => Err(Reject::ConnectFailed(why.clone())),
         Health::ProbeFailed(why) => Err(Reject::ProbeFailed(why.clone())),
-        Health::Unknown | Health::Proven => Ok(()),
+        Health::Unknown | Health::Proven => Ok(!direct),
     }
+}
+
+/// Whether the peer can do the opposite operation for us, and be fenced off again.
+fn can_flip(caps: &PathCaps, demand: &Demand) -> bool {
+    let opposite = match demand.op {
+        Op::Read => Op::Write,
+        Op::Write => Op::Read,
+    };
+    caps.revocation == Revocation::Fenced
+        && caps.mem.contains(&(opposite, demand.remote, demand.local))
 }
 
 fn shared_path(backend: &BackendCard, caps: &PathCaps) -> Result<(u16, u16), Reject> {

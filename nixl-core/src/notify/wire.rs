@@ -12,6 +12,9 @@ const REVOKE: u8 = 3;
 const REVOKED: u8 = 4;
 const PROBE: u8 = 5;
 const PROBED: u8 = 6;
+const FLIP: u8 = 7;
+const FLIPPED: u8 = 8;
+const UNFLIP: u8 = 9;
 
 const NONCE: usize = crate::agent::NONCE;
 
@@ -44,12 +47,19 @@ pub(crate) enum Message<'a> {
     },
     /// The answer to probe `id`.
     Probed { id: u64, ok: bool },
+    /// Do the opposite operation for the sender, see [`crate::flip`].
+    Flip(&'a [u8]),
+    /// Flipped operation `id` ended: 0 or a status of `ErrorKind`.
+    Flipped { id: u64, status: i32 },
+    /// End flipped operation `id` early.
+    Unflip(u64),
 }
 
 impl<'a> Message<'a> {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(match self {
             Self::Notify { data, .. } => 9 + data.len(),
+            Self::Flip(order) => 1 + order.len(),
             _ => 17,
         });
         match *self {
@@ -83,6 +93,19 @@ impl<'a> Message<'a> {
                 out.put_u64_le(offset);
                 out.put_slice(nonce);
             }
+            Self::Flip(order) => {
+                out.put_u8(FLIP);
+                out.put_slice(order);
+            }
+            Self::Flipped { id, status } => {
+                out.put_u8(FLIPPED);
+                out.put_u64_le(id);
+                out.put_i32_le(status);
+            }
+            Self::Unflip(id) => {
+                out.put_u8(UNFLIP);
+                out.put_u64_le(id);
+            }
             Self::Probed { id, ok } => {
                 out.put_u8(PROBED);
                 out.put_u64_le(id);
@@ -100,6 +123,9 @@ impl<'a> Message<'a> {
             )
         };
         let (kind, rest) = bytes.split_first().ok_or_else(malformed)?;
+        if *kind == FLIP {
+            return Ok(Self::Flip(rest));
+        }
         let (first, rest) = rest.split_first_chunk::<8>().ok_or_else(malformed)?;
         let first = u64::from_le_bytes(*first);
         let message = match (kind, rest) {
@@ -111,6 +137,11 @@ impl<'a> Message<'a> {
             (&REVOKE, []) => Self::Revoke(RegionId(first)),
             (&REVOKED, []) => Self::Revoked(RegionId(first)),
             (&PROBE, rest) => Self::decode_probe(first, rest).ok_or_else(malformed)?,
+            (&FLIPPED, rest) => Self::Flipped {
+                id: first,
+                status: i32::from_le_bytes(rest.try_into().map_err(|_| malformed())?),
+            },
+            (&UNFLIP, []) => Self::Unflip(first),
             (&PROBED, &[ok @ (0 | 1)]) => Self::Probed {
                 id: first,
                 ok: ok == 1,
@@ -138,6 +169,7 @@ impl<'a> Message<'a> {
             Self::Ack(_) => "an acknowledgement",
             Self::Revoke(_) | Self::Revoked(_) => "a withdrawal",
             Self::Probe { .. } | Self::Probed { .. } => "a probe",
+            Self::Flip(_) | Self::Flipped { .. } | Self::Unflip(_) => "a flipped operation",
         };
         fail(
             ErrorKind::PeerMisbehaved,
@@ -174,6 +206,9 @@ mod tests {
                 nonce: &[4; NONCE],
             },
             Message::Probed { id: 5, ok: true },
+            Message::Flip(b"order"),
+            Message::Flipped { id: 6, status: -3 },
+            Message::Unflip(7),
         ] {
             assert_eq!(Message::decode(&m.encode()).unwrap(), m);
         }

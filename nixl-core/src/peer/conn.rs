@@ -13,6 +13,7 @@ use crate::{
     agent::Shared,
     auth::PeerIdentity,
     backend::{ConnHandler, Endpoint},
+    flip,
     notify::Message,
 };
 
@@ -32,6 +33,10 @@ impl ConnHandler for LinkHandler {
             }
             Message::Probed { id, ok } => {
                 self.peer.probe_answered(id, ok);
+                Ok(())
+            }
+            Message::Flipped { id, status } => {
+                self.peer.flipped(id, status);
                 Ok(())
             }
             other => Err(other.unexpected()),
@@ -92,6 +97,11 @@ impl Incoming {
         let _ = self.endpoint.send(Message::Revoke(id).encode());
     }
 
+    /// Sends a message; lost if the connection is closed.
+    pub(crate) fn send(&self, message: &Message<'_>) {
+        let _ = self.endpoint.send(message.encode());
+    }
+
     /// Whether the peer may still touch the region.
     pub(crate) fn holds(&self, id: RegionId) -> bool {
         self.is_open() && self.asked.lock().contains(&id)
@@ -133,6 +143,11 @@ impl ConnHandler for IncomingHandler {
                 let ok = shared.probe_memory.holds(region, offset, nonce);
                 self.0.endpoint.send(Message::Probed { id, ok }.encode())
             }
+            Message::Flip(order) => flip::perform(&shared, &self.0, order),
+            Message::Unflip(id) => {
+                shared.flips.cancel(&self.0, id);
+                Ok(())
+            }
             other => Err(other.unexpected()),
         });
         if let Err(error) = handled {
@@ -146,6 +161,7 @@ impl ConnHandler for IncomingHandler {
         if let Some(shared) = self.0.shared.upgrade() {
             tracing::debug!(peer = %self.0.from, backend = self.0.backend, %why, "peer disconnected");
             shared.incoming_closed(&self.0);
+            shared.flips.incoming_closed(&self.0);
         }
     }
 }

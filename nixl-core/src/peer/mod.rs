@@ -20,7 +20,7 @@ pub(crate) use conn::{Incoming, IncomingHandler};
 use parking_lot::{Mutex, RwLock};
 pub(crate) use probe::Probe;
 pub(crate) use regions::RemoteTable;
-pub(crate) use route::Route;
+pub(crate) use route::{Route, Way};
 
 use crate::{
     BackendName, Error, ErrorKind, Generation, Op, PathName, RegionId, Result,
@@ -44,6 +44,10 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    pub(crate) fn backend(&self) -> BackendName {
+        self.backend
+    }
+
     pub(crate) fn endpoint(&self) -> &Arc<dyn Endpoint> {
         &self.endpoint
     }
@@ -135,6 +139,10 @@ impl Peer {
             costs: Mutex::new(CostBook::default()),
             giving_back: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.upgrade()
     }
 
     pub(crate) fn generation(&self) -> Generation {

@@ -19,10 +19,19 @@ use crate::{
 /// A connection that lived this long was a good one: the next failure counts as the first.
 const STEADY: Duration = Duration::from_secs(5);
 
+/// A path that is ready for a request.
+pub(crate) struct Way {
+    pub(crate) link: Arc<Link>,
+    pub(crate) path: PathName,
+    pub(crate) record: Arc<PathRecord>,
+    /// The peer does the opposite operation for us.
+    pub(crate) flipped: bool,
+}
+
 /// Where a request can go now.
 pub(crate) enum Route {
     /// Over this path.
-    Ready(Arc<Link>, PathName, Arc<PathRecord>),
+    Ready(Way),
     /// Nowhere yet: the peer calls `go` on the request when there is news.
     Wait,
     /// Nowhere at all.
@@ -53,7 +62,7 @@ impl Peer {
             return Route::Fail(fail(ErrorKind::PeerGone, "the agent was shut down"));
         };
         let demand = demand(&request.plan);
-        let (need, path, backend) = {
+        let (need, path, backend, flipped) = {
             let mut state = self.state.lock();
             if let Some(why) = &state.gone {
                 return Route::Fail(why.clone());
@@ -62,16 +71,16 @@ impl Peer {
             let best = found
                 .ranked
                 .iter()
-                .find(|c| !request::has_failed(failed, c.path));
+                .find(|c| request.may_use(c) && !request::has_failed(failed, c.path));
             let park = insisted.is_some();
             let chosen = match best {
-                Some(best) => Some((best.path, best.backend)),
+                Some(best) => Some((best.path, best.backend, best.flipped)),
                 None => insisted.and_then(|list| shared.insist(&found, failed, list)),
             };
-            let Some((path, backend)) = chosen else {
+            let Some((path, backend, flipped)) = chosen else {
                 return Route::Fail(self.no_path(&found, failed));
             };
-            let need = state.need(path, backend, demand.op);
+            let need = state.need(path, backend, demand.op, flipped);
             match &need {
                 Need::Nothing(_) => self.warn_once(&shared, &mut state, &found, &demand),
                 Need::Connect => state.set_connecting(backend),
@@ -83,10 +92,17 @@ impl Peer {
             if park && !matches!(need, Need::Nothing(_)) {
                 state.waiting.push(request.clone());
             }
-            (need, path, backend)
+            (need, path, backend, flipped)
         };
         match need {
-            Need::Nothing(link) => return Route::Ready(link, path, self.record(path, demand.op)),
+            Need::Nothing(link) => {
+                return Route::Ready(Way {
+                    link,
+                    path,
+                    record: self.record(path, demand.op),
+                    flipped,
+                });
+            }
             Need::Connect => self.connect_over(&shared, backend),
             Need::Prove(link) => self.prove(&link, path, demand.op),
             Need::Patience => {}
@@ -346,6 +362,9 @@ impl Peer {
             }
             state.revoked.retain(|(_, l)| !Arc::ptr_eq(l, link));
         }
+        if let Some(shared) = self.shared.upgrade() {
+            shared.flips.link_closed(link);
+        }
         self.advance();
     }
 
@@ -375,8 +394,10 @@ impl State {
         self.links.insert(backend, LinkState::Down { why, until });
     }
 
-    fn need(&self, path: PathName, backend: BackendName, op: Op) -> Need {
+    fn need(&self, path: PathName, backend: BackendName, op: Op, flipped: bool) -> Need {
         match self.links.get(backend) {
+            // The peer proves the path before it uses it.
+            Some(LinkState::Up(link)) if link.is_up() && flipped => Need::Nothing(link.clone()),
             Some(LinkState::Up(link)) if link.is_up() => match self.proofs.get(&(path, op)) {
                 Some(Proof::Proven) => Need::Nothing(link.clone()),
                 Some(Proof::Running) => Need::Patience,
@@ -408,13 +429,13 @@ impl Shared {
         found: &Negotiation,
         failed: &[(PathName, Error)],
         insisted: &mut Vec<BackendName>,
-    ) -> Option<(PathName, BackendName)> {
+    ) -> Option<(PathName, BackendName, bool)> {
         let refused = found.rejected.iter().filter(|r| r.2.is_unreachable());
         let mut paths = refused.filter_map(|r| self.path_caps(r.0));
         let caps = paths
             .find(|c| !insisted.contains(&c.backend) && !request::has_failed(failed, c.path))?;
         insisted.push(caps.backend);
-        Some((caps.path, caps.backend))
+        Some((caps.path, caps.backend, false))
     }
 }
 

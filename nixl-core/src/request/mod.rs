@@ -23,6 +23,7 @@ use crate::{
     agent::Shared,
     error::fail,
     inflight::{OpState, Phase},
+    negotiate::Candidate,
     peer::Peer,
     plan::Plan,
 };
@@ -94,11 +95,22 @@ pub(crate) struct Inner {
     pub(crate) stalled: AtomicBool,
     /// `Peer::withdrawn` when the remote regions were last checked.
     pub(crate) checked: AtomicU64,
+    /// The only path it may take, and never flipped: it is a flipped operation itself.
+    pub(crate) only: Option<PathName>,
     callback: Mutex<Option<Callback>>,
 }
 
 impl Request {
     pub(crate) fn new(shared: Arc<Shared>, peer: Arc<Peer>, plan: Plan) -> Self {
+        Self::over(shared, peer, plan, None)
+    }
+
+    pub(crate) fn over(
+        shared: Arc<Shared>,
+        peer: Arc<Peer>,
+        plan: Plan,
+        only: Option<PathName>,
+    ) -> Self {
         let checked = AtomicU64::new(peer.withdrawn());
         let this = Arc::new(Inner {
             shared,
@@ -108,6 +120,7 @@ impl Request {
             run: Mutex::new(Run::default()),
             stalled: AtomicBool::new(false),
             checked,
+            only,
             callback: Mutex::new(None),
         });
         this.shared.track(&this);
@@ -125,8 +138,7 @@ impl Request {
 
     /// Starts the transfer.
     pub fn post_with(&self, options: PostOptions) -> Result<()> {
-        let deadline = options.deadline.unwrap_or(self.0.shared.config.deadline);
-        self.0.post(options.notification, deadline)
+        self.0.post_with(options)
     }
 
     /// How it stands. Never blocks.
@@ -221,6 +233,11 @@ impl fmt::Debug for Request {
 }
 
 impl Inner {
+    pub(crate) fn post_with(self: &Arc<Self>, options: PostOptions) -> Result<()> {
+        let deadline = options.deadline.unwrap_or(self.shared.config.deadline);
+        self.post(options.notification, deadline)
+    }
+
     fn failure(&self) -> Error {
         self.state
             .error()
@@ -239,6 +256,11 @@ impl Inner {
         }
         self.state
             .block(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    pub(crate) fn may_use(&self, candidate: &Candidate) -> bool {
+        self.only
+            .is_none_or(|path| path == candidate.path && !candidate.flipped)
     }
 
     pub(crate) fn is_active(&self) -> bool {

@@ -12,8 +12,9 @@ use crate::{
     BackendName, Error, ErrorKind, Op, PathName, Result,
     backend::{Refused, Transfer},
     error::fail,
+    flip::FlipTransfer,
     inflight::{Completion, OpOwner},
-    peer::{Link, PathRecord, Route},
+    peer::{Link, PathRecord, Route, Way},
 };
 
 /// How long a cancelled transfer may take to let go before its connection is closed.
@@ -73,27 +74,31 @@ pub(crate) enum Ending {
 impl Inner {
     /// Readies the request on a path if one is known already, and starts to find one if not.
     pub(super) fn ready(self: &Arc<Self>) {
-        if let Route::Ready(link, path, record) = self.peer.route(self, &[], None) {
+        if let Route::Ready(way) = self.peer.route(self, &[], None) {
             // A failure here is met again, and reported, by the post.
-            if let Ok(prepared) = self.prepare_on(link, path, record) {
+            if let Ok(prepared) = self.prepare_on(way) {
                 self.run.lock().prepared = Some(prepared);
             }
         }
     }
 
-    fn prepare_on(
-        &self,
-        link: Arc<Link>,
-        path: PathName,
-        record: Arc<PathRecord>,
-    ) -> Result<Prepared> {
-        let transfer = link.endpoint().prepare(path, &self.plan)?;
+    fn prepare_on(&self, way: Way) -> Result<Prepared> {
+        let endpoint = way.link.endpoint();
+        let (transfer, lanes): (Arc<dyn Transfer>, String) = if way.flipped {
+            let transfer = FlipTransfer::new(&self.shared, &way.link, way.path, &self.plan)?;
+            (transfer, format!("{} flipped", endpoint.describe(way.path)))
+        } else {
+            (
+                endpoint.prepare(way.path, &self.plan)?,
+                endpoint.describe(way.path),
+            )
+        };
         Ok(Prepared {
-            path,
-            lanes: link.endpoint().describe(path).into(),
-            link,
+            path: way.path,
+            lanes: lanes.into(),
+            link: way.link,
             transfer,
-            record,
+            record: way.record,
         })
     }
 
@@ -218,13 +223,16 @@ impl Inner {
                     self.end(Err(e));
                     return None;
                 }
-                Route::Ready(link, path, record) => match self.prepare_on(link, path, record) {
-                    Ok(p) => p,
-                    Err(e) => {
-                        run.failures.push((path, e.clone()));
-                        return Some(Err(e));
+                Route::Ready(way) => {
+                    let path = way.path;
+                    match self.prepare_on(way) {
+                        Ok(p) => p,
+                        Err(e) => {
+                            run.failures.push((path, e.clone()));
+                            return Some(Err(e));
+                        }
                     }
-                },
+                }
             },
         };
         run.attempt = run.attempt.wrapping_add(1);
