@@ -5,29 +5,24 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use nixl_core::Op;
+
 use super::{Move, Shape, still_works};
-use crate::rig::{Layout, Memory, Rig, Spread};
+use crate::rig::{Layout, Link, Memory, Rig};
 
 /// Three regions here, of both kinds of memory.
 const HERE: &[Memory] = &[Memory::Heap, Memory::Agent, Memory::Heap];
 
-/// Both directions, every layout, blocks of 1 byte to 8 MiB, one block to 2000, one region to
-/// three; the bytes between the blocks stay as they were.
-pub fn every_byte_in_place(rig: &Rig) {
+type Sizes = &'static [(usize, usize)];
+
+/// Layouts here and at the peer, and (count, bytes) of the blocks.
+const SHAPES: [(Layout, Layout, Sizes); 5] = {
     use Layout::{Adjacent, Random, Strided};
-    let link = rig.pair();
-    let there: Vec<Memory> = rig
-        .remote_memories()
-        .iter()
-        .copied()
-        .cycle()
-        .take(3)
-        .collect();
-    let shapes = [
+    [
         (
             Adjacent,
             Adjacent,
-            &[(1, 1), (1, 4097), (2000, 13), (64, 65_537), (1, 8 << 20)][..],
+            &[(1, 1), (1, 4097), (2000, 13), (64, 65_537), (1, 8 << 20)],
         ),
         (
             Strided,
@@ -41,26 +36,32 @@ pub fn every_byte_in_place(rig: &Rig) {
         ),
         (Adjacent, Random, &[(2000, 129), (300, 4096)]),
         (Random, Strided, &[(2000, 8), (65, 32 << 10)]),
-    ];
+    ]
+};
+
+/// Both directions, every layout, blocks of 1 byte to 8 MiB, one block to 2000, one region to
+/// three; the bytes between the blocks stay as they were.
+pub fn every_byte_in_place(rig: &Rig) {
+    let link = rig.pair();
+    let there = rig.remote_memories().iter().copied().cycle();
+    let there: Vec<Memory> = there.take(HERE.len()).collect();
     for op in rig.ops() {
         let mut seed = 1000 * (op as u64 + 1);
-        for (near, far, sizes) in shapes {
-            for blocks in sizes {
-                for regions in [1, 3] {
-                    seed += 1;
-                    let shape = Shape {
-                        layouts: (near, far),
-                        memories: (&HERE[..regions], &there[3 - regions..]),
-                        blocks: *blocks,
-                    };
-                    let moved = Move::new(&link, op, &shape, seed);
-                    let op = moved.prepare(rig, &link);
-                    rig.run(&op).expect("the transfer succeeds");
-                    moved.check(&format!(
-                        "{near:?} from {far:?}, {blocks:?}, {regions} regions"
-                    ));
-                    assert_eq!(op.transfer().moved(), op.plan().bytes(), "bytes reported");
-                }
+        for (near, far, sizes) in SHAPES {
+            for (blocks, regions) in sizes.iter().flat_map(|s| [(*s, 1), (*s, HERE.len())]) {
+                seed += 1;
+                let shape = Shape {
+                    layouts: (near, far),
+                    memories: (&HERE[..regions], &there[HERE.len() - regions..]),
+                    blocks,
+                };
+                let moved = Move::new(&link, op, &shape, seed);
+                let op = moved.prepare(rig, &link);
+                rig.run(&op).expect("the transfer succeeds");
+                moved.check(&format!(
+                    "{near:?} from {far:?}, {blocks:?}, {regions} regions"
+                ));
+                assert_eq!(op.transfer().moved(), op.plan().bytes(), "bytes reported");
             }
         }
     }
@@ -121,11 +122,14 @@ pub fn repost(rig: &Rig) {
     }
 }
 
+const THREADS: usize = 4;
+/// Requests of each thread.
+const REQUESTS: usize = 8;
+/// Blocks of each request.
+const BLOCKS: usize = 16;
+
 /// Eight requests at once from each of four threads, three times over.
 pub fn concurrent_transfers(rig: &Rig) {
-    const THREADS: usize = 4;
-    const REQUESTS: usize = 8;
-    const BLOCKS: usize = 16;
     let link = rig.pair();
     let shape = Shape {
         layouts: (Layout::Random, Layout::Random),
@@ -133,40 +137,39 @@ pub fn concurrent_transfers(rig: &Rig) {
         blocks: (THREADS * REQUESTS * BLOCKS, 2048),
     };
     let ops = rig.ops();
-    let moves: Vec<Move> = ops
-        .iter()
-        .map(|op| Move::new(&link, *op, &shape, 50))
-        .collect();
+    let start = |op: &Op| Move::new(&link, *op, &shape, 50);
+    let moves: Vec<Move> = ops.iter().map(start).collect();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let (link, moves) = (&link, &moves);
-            scope.spawn(move || {
-                let prepare = |request: usize| {
-                    let moved = &moves[request % moves.len()];
-                    let first = (thread * REQUESTS + request) * BLOCKS;
-                    let part = |spread: &Spread| spread.part(first..first + BLOCKS);
-                    let (local, remote) = (part(&moved.local), part(&moved.remote));
-                    let cards = moved.remote.cards();
-                    let plan = rig.plan(moved.op, &link.from, &local, &cards, &remote);
-                    rig.prepare(&link.near, &plan)
-                };
-                let requests: Vec<_> = (0..REQUESTS).map(prepare).collect();
-                for _ in 0..3 {
-                    for request in &requests {
-                        request.post().expect("the post is taken");
-                    }
-                    for request in &requests {
-                        rig.end(request).expect("the transfer succeeds");
-                    }
-                }
-            });
+            scope.spawn(move || poster(rig, link, moves, thread * REQUESTS));
         }
     });
     for (nth, moved) in moves.iter().enumerate() {
         let mine = |block: usize| block / BLOCKS % ops.len() == nth;
-        moved
-            .target()
-            .check_some(50, &mine, "every request moved its blocks and no other");
+        let what = "every request moved its blocks and no other";
+        moved.target().check_some(50, &mine, what);
+    }
+}
+
+/// One thread's work: requests number `first` and on, in turn from each of `moves`.
+fn poster(rig: &Rig, link: &Link, moves: &[Move], first: usize) {
+    let prepare = |request: usize| {
+        let moved = &moves[request % moves.len()];
+        let blocks = request * BLOCKS..(request + 1) * BLOCKS;
+        let (local, remote) = (moved.local.part(blocks.clone()), moved.remote.part(blocks));
+        let cards = moved.remote.cards();
+        let plan = rig.plan(moved.op, &link.from, &local, &cards, &remote);
+        rig.prepare(&link.near, &plan)
+    };
+    let requests: Vec<_> = (first..first + REQUESTS).map(prepare).collect();
+    for _ in 0..3 {
+        for request in &requests {
+            request.post().expect("the post is taken");
+        }
+        for request in &requests {
+            rig.end(request).expect("the transfer succeeds");
+        }
     }
 }
 
