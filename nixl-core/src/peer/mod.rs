@@ -94,6 +94,8 @@ pub(crate) struct Peer {
     withdrawn: AtomicU64,
     state: Mutex<State>,
     outbox: Mutex<Outbox>,
+    /// Held by the one thread that hands notifications to a connection.
+    speaking: Mutex<()>,
     records: RwLock<HashMap<(PathName, Op), Arc<PathRecord>>>,
     costs: Mutex<CostBook>,
     /// Some region is being given back: requests that end have to look.
@@ -135,6 +137,7 @@ impl Peer {
                 warned: Vec::new(),
             }),
             outbox: Mutex::new(Outbox::new(shared.config.notification_window)),
+            speaking: Mutex::new(()),
             records: RwLock::new(HashMap::new()),
             costs: Mutex::new(CostBook::default()),
             giving_back: AtomicBool::new(false),
@@ -246,40 +249,50 @@ impl Peer {
         self.speak();
     }
 
-    /// Hands waiting notifications to a connection; starts one where there is none.
+    /// Hands waiting notifications to a connection; starts one where there is none. No lock is
+    /// held while a backend is called, and one thread at a time speaks, so the order holds.
     pub(crate) fn speak(self: &Arc<Self>) {
-        let link = {
-            let mut state = self.state.lock();
-            if state.gone.is_some() {
+        loop {
+            let Some(speaking) = self.speaking.try_lock() else {
+                // Whoever speaks now looks again before it stops.
+                return;
+            };
+            while let Some(link) = self.speaker() {
+                let Some(message) = self.outbox.lock().next() else {
+                    break;
+                };
+                if link.endpoint.send(message).is_err() {
+                    link.give_up();
+                }
+            }
+            drop(speaking);
+            if !self.outbox.lock().is_waiting() {
                 return;
             }
-            let current = state.speaker;
-            let best = state
-                .up_links()
-                .find(|l| Some(l.id) == current)
-                .or_else(|| state.up_links().next())
-                .cloned();
-            if let Some(link) = &best
-                && current != Some(link.id)
-            {
-                state.speaker = Some(link.id);
-                self.outbox.lock().rewind();
-            }
-            best
-        };
-        let Some(link) = link else {
-            if self.outbox.lock().is_waiting() {
-                self.connect_somehow();
-            }
-            return;
-        };
-        // One sender at a time keeps the order: the lock is held over the hand-over.
-        let mut outbox = self.outbox.lock();
-        while let Some(message) = outbox.next() {
-            if link.endpoint.send(message).is_err() {
-                return;
+            if self.speaker().is_none() {
+                return self.connect_somehow();
             }
         }
+    }
+
+    /// The connection that carries notifications. On another one than last time everything that
+    /// was not acknowledged goes again.
+    fn speaker(&self) -> Option<Arc<Link>> {
+        let mut state = self.state.lock();
+        if state.gone.is_some() {
+            return None;
+        }
+        let current = state.speaker;
+        let best = state
+            .up_links()
+            .find(|l| Some(l.id) == current)
+            .or_else(|| state.up_links().next())
+            .cloned()?;
+        if current != Some(best.id) {
+            state.speaker = Some(best.id);
+            self.outbox.lock().rewind();
+        }
+        Some(best)
     }
 
     /// Notifications that found no connection look for one again.

@@ -232,7 +232,8 @@ impl Peer {
                 state.proofs.insert((path, op), proof);
             }
         }
-        self.advance();
+        // Whoever asked for the proof may hold its request's lock.
+        self.advance_later();
     }
 
     /// The peer looked whether a WRITE probe's nonce stands in its memory.

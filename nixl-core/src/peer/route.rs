@@ -293,10 +293,15 @@ impl Peer {
                 }
             }
         };
+        self.advance_later();
+        conn
+    }
+
+    /// [`Peer::advance`] on a thread that holds no lock of anybody's.
+    pub(super) fn advance_later(self: &Arc<Self>) {
         if let Some(shared) = self.shared.upgrade() {
             shared.later(self.clone());
         }
-        conn
     }
 
     /// Ends connects that take too long; a late success is closed by the backend.
@@ -365,7 +370,7 @@ impl Peer {
         if let Some(shared) = self.shared.upgrade() {
             shared.flips.link_closed(link);
         }
-        self.advance();
+        self.advance_later();
     }
 
     /// Something changed: whoever waits for this peer looks again.

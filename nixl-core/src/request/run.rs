@@ -259,6 +259,7 @@ impl Inner {
     }
 
     fn attempt_failed(self: Arc<Self>, error: Error) {
+        let mut lost = None;
         let retry = {
             let mut run = self.run.lock();
             run.in_backend = false;
@@ -271,7 +272,7 @@ impl Inner {
                 Some((why, _)) => Err(why.clone()),
                 None if self.may_retry(&prepared, &error) => {
                     if error.kind() == ErrorKind::PeerGone {
-                        prepared.link.give_up();
+                        lost = Some(prepared.link.clone());
                     }
                     prepared.record.stats.retried();
                     tracing::warn!(peer = %self.peer.name, path = prepared.path, %error, "trying the next path");
@@ -281,6 +282,10 @@ impl Inner {
                 None => Err(error),
             }
         };
+        // Outside of the lock: closing may complete other requests on this thread.
+        if let Some(link) = lost {
+            link.give_up();
+        }
         match retry {
             Ok(()) => self.go(),
             Err(e) => self.end(Err(e)),
