@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use pool::Pool;
 use reactor::Reactor;
 pub use reactor::{Readiness, Watch, WatchToken};
@@ -83,6 +83,9 @@ struct Inner {
     /// Callers that poll the reactor right now, and when one last did.
     pollers: AtomicUsize,
     polled_at: AtomicU64,
+    /// Where the progress thread naps while a caller polls.
+    nap: Mutex<()>,
+    nap_over: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -105,6 +108,8 @@ impl Runtime {
             wakes_at: AtomicU64::new(0),
             pollers: AtomicUsize::new(0),
             polled_at: AtomicU64::new(0),
+            nap: Mutex::new(()),
+            nap_over: Condvar::new(),
             threads: Mutex::new(Vec::new()),
         });
         let runtime = Self(inner);
@@ -201,7 +206,10 @@ impl Runtime {
                 break done();
             }
         };
-        self.0.pollers.fetch_sub(1, Ordering::Relaxed);
+        let last = self.0.pollers.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last && !ended {
+            self.0.end_nap();
+        }
         ended
     }
 
@@ -275,7 +283,7 @@ impl Inner {
                 next_tick = now + self.run_tickers(now);
             }
             if self.a_caller_polls(now) {
-                std::thread::sleep(NAP);
+                self.take_nap();
                 continue;
             }
             let spinning = now - last_event < self.spin;
@@ -297,12 +305,25 @@ impl Inner {
         }
     }
 
+    fn take_nap(&self) {
+        let mut nap = self.nap.lock();
+        if self.a_caller_polls(Instant::now()) {
+            self.nap_over.wait_for(&mut nap, NAP);
+        }
+    }
+
+    /// The last polling caller gave up: events are the progress thread's again, at once.
+    fn end_nap(&self) {
+        let _nap = self.nap.lock();
+        self.polled_at.store(0, Ordering::Relaxed);
+        self.nap_over.notify_one();
+    }
+
     /// A polling caller handles events sooner than this thread could be woken to do it.
     fn a_caller_polls(&self, now: Instant) -> bool {
+        let polled_at = self.polled_at.load(Ordering::Relaxed);
+        let since = self.nanos(now).saturating_sub(polled_at);
         self.pollers.load(Ordering::Relaxed) > 0
-            || self
-                .nanos(now)
-                .saturating_sub(self.polled_at.load(Ordering::Relaxed))
-                < NAP.as_nanos() as u64
+            || (polled_at != 0 && since < NAP.as_nanos() as u64)
     }
 }
