@@ -182,6 +182,49 @@ fn a_stopped_peer_stops_no_cma_transfer() {
     stopped(CMA);
 }
 
+/// A post that needs the peer's leave first: it waits, can be cancelled, and ends with the peer.
+#[test]
+fn a_post_that_waits_for_a_stopped_peer_can_end() {
+    for (path, memory) in [(SHM, "agent"), (CMA, "heap")] {
+        let rig = rig(path, "ipc");
+        let mut second = Second::start("ipc");
+        let node = rig.node("first");
+        let ours = node.region(Memory::Heap, MIB as usize);
+        let side = rig.try_connect(&node, second.card.clone()).unwrap();
+        let mut prepare = |seed| {
+            let shuffle = Shuffle {
+                theirs: second.region(memory, MIB, true, seed),
+                block: 4096,
+            };
+            let plan = shuffle.plan(&rig, Op::Read, &node, &ours);
+            (shuffle, plan)
+        };
+        let ((shuffle, first), (_, other)) = (prepare(1), prepare(2));
+        second.signal(Signal::STOP);
+        let op = rig.prepare(&side, &first);
+        op.post().unwrap();
+        assert!(op.result().is_none(), "nobody granted it");
+        op.transfer().cancel();
+        let e = rig.end(&op).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Cancelled);
+        // Posted again, it goes on by itself once the peer does.
+        op.post().unwrap();
+        assert!(op.result().is_none());
+        second.signal(Signal::CONT);
+        rig.end(&op).unwrap();
+        assert!(bytes(&ours) == shuffle.read(&pattern(1, 0, MIB as usize)));
+
+        second.signal(Signal::STOP);
+        let op = rig.prepare(&side, &other);
+        op.post().unwrap();
+        second.kill();
+        let e = rig.end(&op).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::PeerGone, "{e}");
+        assert_eq!(op.transfer().moved(), 0);
+        rig.finish();
+    }
+}
+
 #[test]
 fn a_wrong_secret_is_refused_by_either_side() {
     let dir = "ipc";
@@ -271,32 +314,58 @@ fn a_lack_of_descriptors_is_said() {
     rig.finish();
 }
 
-/// Whether a namespace can be made here; says so where not.
-fn can_unshare(args: &[&str]) -> bool {
-    let status = Command::new("unshare")
-        .args(args)
+/// Whether the second process can run under a command here; says so where not.
+fn can_wrap(wrapper: &[&str]) -> bool {
+    let status = Command::new(wrapper[0])
+        .args(&wrapper[1..])
         .arg("true")
         .stderr(Stdio::null())
         .status();
     let can = status.is_ok_and(|s| s.success());
     if !can {
         println!(
-            "SKIP namespaces: unshare {} is not permitted",
-            args.join(" ")
+            "SKIP wrapped process: {} is not permitted",
+            wrapper.join(" ")
         );
     }
     can
 }
 
+/// A process with fewer rights than ours may not look into us (ptrace(2), access mode checking).
+#[test]
+fn missing_rights_are_named() {
+    let wrapper = ["setpriv", "--bounding-set=-all"];
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIP missing rights: only root has any to give up");
+        return;
+    }
+    if !can_wrap(&wrapper) {
+        return;
+    }
+    let rig = rig(SHM, "ipc");
+    let mut second = Second::start_under(&wrapper, "ipc");
+    let node = rig.node("first");
+    let region = node.region(Memory::Agent, 4096);
+    region.write_at(0, &pattern(8, 0, 4096)).unwrap();
+    let (card, region) = (print_card(&node.card()), print_region(&region.card()));
+    assert_eq!(second.ask(&format!("dial {card}")), "ok");
+    let said = second.ask(&format!("cma {region}"));
+    assert!(said.starts_with("Unsupported no CMA: EPERM"), "{said}");
+    assert!(said.contains("ptrace"), "{said}");
+    assert_eq!(second.ask(&format!("pull 8 {region}")), "ok");
+    rig.finish();
+}
+
 #[test]
 fn a_shared_directory_crosses_network_namespaces() {
-    if !can_unshare(&["--net"]) {
+    let wrapper = ["unshare", "--net"];
+    if !can_wrap(&wrapper) {
         return;
     }
     let dir = "ipc";
     for (path, memory) in [(SHM, "agent"), (CMA, "heap")] {
         let rig = rig(path, dir);
-        let mut second = Second::start_under(&["unshare", "--net"], dir);
+        let mut second = Second::start_under(&wrapper, dir);
         let node = rig.node("first");
         let shuffle = Shuffle {
             theirs: second.region(memory, MIB, true, 9),
@@ -316,7 +385,7 @@ fn a_shared_directory_crosses_network_namespaces() {
 #[test]
 fn another_pid_namespace_is_named() {
     let wrapper = ["unshare", "--pid", "--fork", "--kill-child"];
-    if !can_unshare(&wrapper[1..]) {
+    if !can_wrap(&wrapper) {
         return;
     }
     let dir = "ipc";
