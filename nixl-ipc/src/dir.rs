@@ -235,3 +235,162 @@ fn unsafe_dir(path: &Path, why: &str) -> nixl_core::Error {
         ),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    fn scratch() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn refused(path: &Path) -> String {
+        let e = SocketDir::open(path, true).err().expect("it was taken");
+        assert_eq!(e.kind(), ErrorKind::NotAllowed, "{e}");
+        e.message().to_owned()
+    }
+
+    #[test]
+    fn a_directory_is_made_for_us_alone() {
+        let top = scratch();
+        let path = top.path().join("sockets");
+        SocketDir::open(&path, true).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        SocketDir::open(&path, false).unwrap();
+    }
+
+    #[test]
+    fn links_files_and_open_directories_are_refused() {
+        let top = scratch();
+        let good = top.path().join("good");
+        SocketDir::open(&good, true).unwrap();
+        let link = top.path().join("link");
+        symlink(&good, &link).unwrap();
+        assert!(refused(&link).contains("a link"));
+        let file = top.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(refused(&file).contains("no directory"));
+        for mode in [0o701, 0o710, 0o777, 0o1777, 0o750] {
+            std::fs::set_permissions(&good, PermissionsExt::from_mode(mode)).unwrap();
+            assert!(refused(&good).contains("others may enter"), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_directory_is_refused() {
+        let top = scratch();
+        let path = top.path().join("foreign");
+        SocketDir::open(&path, true).unwrap();
+        if chown(&path, Some(12_345), None).is_err() {
+            println!("SKIP foreign socket directory: chown needs root");
+            return;
+        }
+        assert!(refused(&path).contains("uid 12345"));
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let top = scratch();
+        let path = top.path().join("no/such");
+        for create in [true, false] {
+            let e = SocketDir::open(&path, create).err().unwrap();
+            assert_eq!(e.kind(), ErrorKind::Unsupported);
+            assert!(e.message().contains("no/such"), "{e}");
+        }
+    }
+
+    #[test]
+    fn names_that_could_lead_elsewhere_are_refused() {
+        check_name("0123456789abcdef.sock").unwrap();
+        let long = format!("{}.sock", "a".repeat(MAX_NAME));
+        for name in [
+            "",
+            ".sock",
+            "..",
+            "../a.sock",
+            "a/b.sock",
+            "/a.sock",
+            ".a.sock",
+            "a\0.sock",
+            "A.sock",
+            "a",
+            &long,
+        ] {
+            let e = check_name(name).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Malformed, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn sockets_of_the_dead_go_and_those_of_the_living_stay() {
+        let top = scratch();
+        let path = top.path().join("s");
+        let open = || SocketDir::open(&path, true).unwrap();
+        let names = || {
+            let entries = std::fs::read_dir(&path).unwrap();
+            entries.flatten().count()
+        };
+        let living = open().listen().unwrap();
+        let dead = open().listen().unwrap();
+        let dead_name = dead.name().to_owned();
+        // What is left of a killed agent: the file, and no socket behind it.
+        let left = path.join(&dead_name);
+        drop(dead);
+        assert!(!left.exists(), "a listener leaves its file");
+        let socket = sock::open().unwrap();
+        bind(&socket, &open().address(&dead_name).unwrap()).unwrap();
+        drop(socket);
+        std::fs::write(path.join("note"), "not ours").unwrap();
+        assert_eq!(names(), 3);
+        open().sweep();
+        assert!(!left.exists());
+        assert!(path.join(living.name()).exists());
+        assert_eq!(names(), 2);
+        let client = sock::open().unwrap();
+        assert!(open().connect(&client, living.name()).unwrap());
+        assert_eq!(
+            rustix::net::accept_with(living.socket(), SocketFlags::empty()).map(drop),
+            Ok(()),
+            "the sweep left nothing in the queue but the client"
+        );
+        assert!(rustix::net::accept_with(living.socket(), SocketFlags::empty()).is_err());
+    }
+
+    #[test]
+    fn only_sockets_of_ours_are_connected_to() {
+        let top = scratch();
+        let path = top.path().join("s");
+        let dir = SocketDir::open(&path, true).unwrap();
+        let living = SocketDir::open(&path, true).unwrap().listen().unwrap();
+        let socket = sock::open().unwrap();
+        std::fs::write(path.join("file.sock"), "").unwrap();
+        symlink(living.name(), path.join("link.sock")).unwrap();
+        for name in ["file.sock", "link.sock"] {
+            let e = dir.connect(&socket, name).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::NotAllowed, "{e}");
+        }
+        let e = dir.connect(&socket, "none.sock").unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::PeerGone, "{e}");
+        assert!(e.message().contains("no shared socket"), "{e}");
+        assert!(dir.connect(&socket, living.name()).unwrap());
+    }
+
+    #[test]
+    fn a_full_queue_asks_for_patience() {
+        let top = scratch();
+        let path = top.path().join("s");
+        let listener = SocketDir::open(&path, true).unwrap().listen().unwrap();
+        let dir = SocketDir::open(&path, true).unwrap();
+        let mut clients = Vec::new();
+        let full = (0..=BACKLOG + 1).any(|_| {
+            let client = sock::open().unwrap();
+            let connected = dir.connect(&client, listener.name()).unwrap();
+            clients.push(client);
+            !connected
+        });
+        assert!(full);
+    }
+}
