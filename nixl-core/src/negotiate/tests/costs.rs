@@ -95,3 +95,16 @@ fn extreme_times_stay_within_the_bound() {
         assert!(want.contains(&found), "{nanos} ns: {found}");
     }
 }
+
+#[test]
+fn a_cold_first_transfer_does_not_decide_alone() {
+    let paths = paths();
+    let mut book = CostBook::default();
+    record(&mut book, &paths[1], 1e6);
+    let cold = ratio(&book, &paths[1]);
+    assert!((7.9..8.1).contains(&cold), "64^(1/2), not 64: {cold}");
+    for _ in 0..12 {
+        record(&mut book, &paths[1], 1.0);
+    }
+    assert!(ratio(&book, &paths[1]) < 1.1);
+}
