@@ -239,6 +239,7 @@ impl Config {
                 prefer: self.policy.prefer.clone(),
                 forbid: self.policy.forbid.clone(),
                 only: self.policy.only.clone(),
+                ..Policy::default()
             },
             ..AgentConfig::default()
         })
