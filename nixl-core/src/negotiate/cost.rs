@@ -69,9 +69,9 @@ fn class(bytes: u64) -> u8 {
 impl CostBook {
     /// A transfer of `descs` merged descriptors, `bytes` in all, over `caps` took `nanos`.
     ///
-    /// `nanos` is the time between hand-over to the backend and completion; time spent on
-    /// connecting, proving or failed attempts does not belong to the path. Allocates only for the
-    /// first sample of a path, direction and size class.
+    /// Whatever else `nanos` holds (connecting, proving, failed attempts, waiting behind other
+    /// requests) is taken for slowness of the path. Allocates only for the first sample of a path,
+    /// direction and size class.
     ///
     /// The other paths of that direction and class lose a little of their corrections: one that was
     /// found slow and is not used any more gets another chance some hundred transfers later.
