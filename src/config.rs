@@ -173,8 +173,9 @@ impl Config {
     }
 
     fn from_parts(text: &str, vars: &[(String, String)]) -> Result<Self> {
-        let mut table: toml::Table =
-            text.parse().map_err(|e| misuse(format!("configuration file: {e}")))?;
+        let mut table: toml::Table = text
+            .parse()
+            .map_err(|e| misuse(format!("configuration file: {e}")))?;
         let keys = Self::keys()?;
         for (name, value) in vars {
             if OTHER.contains(&name.as_str()) {
@@ -187,7 +188,10 @@ impl Config {
                 )));
             };
             let value = parse_like(like, value).ok_or_else(|| {
-                misuse(format!("{PREFIX}{name}={value}: expected a {}", like.type_str()))
+                misuse(format!(
+                    "{PREFIX}{name}={value}: expected a {}",
+                    like.type_str()
+                ))
             })?;
             let target = match section.as_str() {
                 "" => &mut table,
@@ -239,6 +243,7 @@ impl Config {
                 prefer: self.policy.prefer.clone(),
                 forbid: self.policy.forbid.clone(),
                 only: self.policy.only.clone(),
+                ..Policy::default()
             },
             ..AgentConfig::default()
         })
@@ -280,9 +285,10 @@ impl Config {
     fn tcp_config(&self) -> Result<nixl_tcp::TcpConfig> {
         let bind = match self.tcp.bind.as_str() {
             "" => None,
-            text => Some(text.parse().map_err(|_| {
-                misuse(format!("tcp.bind = {text:?} is no IP address"))
-            })?),
+            text => Some(
+                text.parse()
+                    .map_err(|_| misuse(format!("tcp.bind = {text:?} is no IP address")))?,
+            ),
         };
         Ok(nixl_tcp::TcpConfig {
             bind,

@@ -1,6 +1,6 @@
 //! A negotiation as a table.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::{CostSource, Negotiation};
 use crate::{PathClass, PathName};
@@ -58,46 +58,76 @@ impl Negotiation {
 }
 
 const WIDTH: usize = 80;
-const INDENT: usize = 26;
+const RANK: usize = 5;
+const CLASS: usize = 14;
 
 impl fmt::Display for Negotiation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<5}{:<7}{:<14}verdict", "rank", "path", "class")?;
-        for row in self.rows() {
+        let rows = self.rows();
+        let longest = rows.iter().map(|r| r.path.chars().count()).max();
+        let path = longest.unwrap_or(0).clamp(6, 20) + 1;
+        let indent = RANK + path + CLASS;
+        writeln!(
+            f,
+            "{:<RANK$}{:<path$}{:<CLASS$}verdict",
+            "rank", "path", "class"
+        )?;
+        for row in rows {
             let rank = row.rank.map_or("-".to_owned(), |r| r.to_string());
-            write!(f, "{rank:<5}{:<7}{:<14}", row.path, row.class.as_str())?;
-            let text = row.reason.unwrap_or_else(|| {
-                let time = row.estimate_ns.unwrap_or(0) as f64 / 1000.0;
-                let source = if row.measured {
-                    "measured"
-                } else {
-                    "advertised"
-                };
-                let proof = match (row.flipped, row.proven) {
-                    (true, _) => "done by the peer",
-                    (_, true) => "proven",
-                    _ => "not proven yet",
-                };
-                format!("{time:.1} us {source}, {proof}")
-            });
-            wrap(f, &text)?;
+            write!(
+                f,
+                "{rank:<RANK$}{:<path$.20}{:<CLASS$}",
+                row.path,
+                row.class.as_str()
+            )?;
+            match &row.reason {
+                Some(reason) => wrap(f, reason, indent)?,
+                None => wrap(f, &row.verdict(), indent)?,
+            }
         }
         Ok(())
     }
 }
 
-fn wrap(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    let mut at = INDENT;
+impl Row {
+    fn verdict(&self) -> String {
+        let time = self.estimate_ns.unwrap_or(0) as f64 / 1000.0;
+        let source = if self.measured {
+            "measured"
+        } else {
+            "advertised"
+        };
+        let proof = match (self.flipped, self.proven) {
+            (true, _) => "done by the peer",
+            (_, true) => "proven",
+            _ => "not proven yet",
+        };
+        format!("{time:.1} us {source}, {proof}")
+    }
+}
+
+/// Ends the line with `text`, broken into lines of at most `WIDTH` columns. Reasons quote system
+/// calls and peers: what would steer a terminal is shown as a question mark.
+fn wrap(f: &mut fmt::Formatter<'_>, text: &str, indent: usize) -> fmt::Result {
+    let room = WIDTH - indent;
+    let mut used = 0;
     for word in text.split_whitespace() {
-        if at + word.chars().count() + 1 > WIDTH && at > INDENT {
-            write!(f, "\n{:INDENT$}", "")?;
-            at = INDENT;
-        } else if at > INDENT {
+        let len = word.chars().count();
+        if used > 0 && used + 1 + len > room {
+            write!(f, "\n{:indent$}", "")?;
+            used = 0;
+        } else if used > 0 {
             f.write_str(" ")?;
-            at += 1;
+            used += 1;
         }
-        f.write_str(word)?;
-        at += word.chars().count();
+        for c in word.chars() {
+            if used == room {
+                write!(f, "\n{:indent$}", "")?;
+                used = 0;
+            }
+            f.write_char(if c.is_control() { '?' } else { c })?;
+            used += 1;
+        }
     }
     writeln!(f)
 }

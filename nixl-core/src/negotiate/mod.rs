@@ -4,19 +4,24 @@
 //! known of each path's health. No clock, no I/O, no state; `docs/negotiation.md` explains it.
 
 mod cost;
+mod degraded;
 mod explain;
+mod host;
 mod policy;
 mod reject;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 pub use cost::{CostBook, CostSource};
+pub use degraded::Degraded;
 pub use explain::Row;
 pub use policy::{Mode, Policy};
-pub use reject::Reject;
+pub use reject::{PolicyRule, Reject};
 
 use crate::{
-    AgentCard, BackendCard, BackendName, Cost, Error, MemKind, Op, PathCaps, PathClass, PathName,
+    AgentCard, BackendName, Cost, Error, MemKind, Op, PathCaps, PathCard, PathClass, PathName,
     Reach, Revocation,
 };
 
@@ -45,9 +50,19 @@ pub enum Health {
     /// A probe moved a nonce over it.
     Proven,
     /// Its backend could not connect a moment ago.
-    ConnectFailed(Error),
+    ConnectFailed {
+        /// What happened.
+        why: Error,
+        /// When it may be tried again.
+        retry_in: Duration,
+    },
     /// A probe over it failed a moment ago.
-    ProbeFailed(Error),
+    ProbeFailed {
+        /// What happened.
+        why: Error,
+        /// When it may be tried again.
+        retry_in: Duration,
+    },
 }
 
 /// A path that can be used, or tried.
@@ -61,6 +76,8 @@ pub struct Candidate {
     pub class: PathClass,
     /// Estimated time of the demand.
     pub estimate_ns: u64,
+    /// What the estimate was made from.
+    pub cost: Cost,
     /// Whether the estimate rests on measured transfers.
     pub source: CostSource,
     /// Whether a probe has proven it.
@@ -76,9 +93,13 @@ pub struct Negotiation {
     pub ranked: Vec<Candidate>,
     /// The others, by name, each with its reason.
     pub rejected: Vec<(PathName, PathClass, Reject)>,
+    /// Set when the best path is of a slower class than both sides have, reach and allow.
+    pub degraded: Option<Degraded>,
 }
 
 /// Ranks `paths` (ours) for `demand` against `peer`. `cost` and `health` look up what is known.
+///
+/// Preferred paths come first, in the order of preference; then by estimated time, class and name.
 pub fn negotiate(
     me: &AgentCard,
     paths: &[PathCaps],
@@ -90,21 +111,12 @@ pub fn negotiate(
 ) -> Negotiation {
     let mut out = Negotiation::default();
     for caps in paths {
-        let health = health(caps);
-        match eligible(me, caps, peer, demand, policy, &health) {
+        let verdict = suits(me, caps, peer, demand, policy)
+            .and_then(|()| works(caps, peer, health(caps)))
+            .and_then(|proven| candidate(caps, demand, cost, proven));
+        match verdict {
+            Ok(found) => out.ranked.push(found),
             Err(why) => out.rejected.push((caps.path, caps.class, why)),
-            Ok(flipped) => {
-                let (cost, source) = cost(caps, demand);
-                out.ranked.push(Candidate {
-                    path: caps.path,
-                    backend: caps.backend,
-                    class: caps.class,
-                    estimate_ns: cost.estimate_ns(demand.descs, demand.bytes),
-                    source,
-                    proven: health == Health::Proven,
-                    flipped,
-                });
-            }
         }
     }
     let key = |c: &Candidate| {
@@ -113,35 +125,22 @@ pub fn negotiate(
     };
     out.ranked.sort_by_key(key);
     out.rejected.sort_by_key(|r| r.0);
+    out.degraded = Degraded::find(&out, paths, policy);
     out
 }
 
-/// The hard filters, in an order that gives the most telling reason. True: only flipped.
-fn eligible(
+/// What hosts, memory and policy rule out by design. Asked before anything that counts as a
+/// failure, so that nobody is warned about a path that could not or must not be used anyway.
+fn suits(
     me: &AgentCard,
     caps: &PathCaps,
     peer: &AgentCard,
     demand: &Demand,
     policy: &Policy,
-    health: &Health,
-) -> Result<bool, Reject> {
-    let theirs = peer
-        .backend(caps.backend)
-        .ok_or(Reject::NotShared)
-        .and_then(|b| shared_path(b, caps))?;
-    let (low, high) = (
-        theirs.0.max(*caps.wire.start()),
-        theirs.1.min(*caps.wire.end()),
-    );
-    if low > high {
-        return Err(Reject::WireVersion {
-            mine: caps.wire.clone(),
-            theirs: theirs.0..=theirs.1,
-        });
-    }
+) -> Result<(), Reject> {
+    shared_path(caps, peer)?;
     reachable(me, caps, peer)?;
-    let direct = caps.mem.contains(&(demand.op, demand.local, demand.remote));
-    if !direct && !can_flip(caps, demand) {
+    if !is_direct(caps, demand) && !can_flip(caps, demand) {
         return Err(Reject::MemKind {
             op: demand.op,
             local: demand.local,
@@ -151,12 +150,55 @@ fn eligible(
     if caps.needs_shareable && !demand.all_remote_shareable {
         return Err(Reject::NotShareable);
     }
-    policy.allows(caps).map_err(Reject::Policy)?;
-    match health {
-        Health::ConnectFailed(why) => Err(Reject::ConnectFailed(why.clone())),
-        Health::ProbeFailed(why) => Err(Reject::ProbeFailed(why.clone())),
-        Health::Unknown | Health::Proven => Ok(!direct),
+    if policy.refuse_idle_targets && caps.target_must_progress && !peer.progresses {
+        return Err(Reject::TargetIdle);
     }
+    policy.allows(caps).map_err(Reject::Policy)
+}
+
+/// What should work between these two and does not; whether the path is proven already.
+fn works(caps: &PathCaps, peer: &AgentCard, health: Health) -> Result<bool, Reject> {
+    let theirs = shared_path(caps, peer)?;
+    let low = theirs.wire_min.max(*caps.wire.start());
+    let high = theirs.wire_max.min(*caps.wire.end());
+    if low > high {
+        return Err(Reject::WireVersion {
+            mine: caps.wire.clone(),
+            theirs: theirs.wire_min..=theirs.wire_max,
+        });
+    }
+    match health {
+        Health::ConnectFailed { why, retry_in } => Err(Reject::ConnectFailed { why, retry_in }),
+        Health::ProbeFailed { why, retry_in } => Err(Reject::ProbeFailed { why, retry_in }),
+        Health::Unknown => Ok(false),
+        Health::Proven => Ok(true),
+    }
+}
+
+fn candidate(
+    caps: &PathCaps,
+    demand: &Demand,
+    cost: &dyn Fn(&PathCaps, &Demand) -> (Cost, CostSource),
+    proven: bool,
+) -> Result<Candidate, Reject> {
+    let (cost, source) = cost(caps, demand);
+    if cost.bytes_per_sec == 0 {
+        return Err(Reject::NoCost);
+    }
+    Ok(Candidate {
+        path: caps.path,
+        backend: caps.backend,
+        class: caps.class,
+        estimate_ns: cost.estimate_ns(demand.descs, demand.bytes),
+        cost,
+        source,
+        proven,
+        flipped: !is_direct(caps, demand),
+    })
+}
+
+fn is_direct(caps: &PathCaps, demand: &Demand) -> bool {
+    caps.mem.contains(&(demand.op, demand.local, demand.remote))
 }
 
 /// Whether the peer can do the opposite operation for us, and be fenced off again.
@@ -169,20 +211,17 @@ fn can_flip(caps: &PathCaps, demand: &Demand) -> bool {
         && caps.mem.contains(&(opposite, demand.remote, demand.local))
 }
 
-fn shared_path(backend: &BackendCard, caps: &PathCaps) -> Result<(u16, u16), Reject> {
-    let path = backend.paths.iter().find(|p| p.path == caps.path);
-    path.map(|p| (p.wire_min, p.wire_max))
+fn shared_path<'a>(caps: &PathCaps, peer: &'a AgentCard) -> Result<&'a PathCard, Reject> {
+    peer.backend(caps.backend)
+        .and_then(|b| b.paths.iter().find(|p| p.path == caps.path))
         .ok_or(Reject::NotShared)
 }
 
 /// Rules out what cannot work. Facts about namespaces are left to the probe: they predict badly.
 fn reachable(me: &AgentCard, caps: &PathCaps, peer: &AgentCard) -> Result<(), Reject> {
-    let one_kernel = me.host.boot == peer.host.boot && me.host.boot != [0; 16];
-    let one_process =
-        one_kernel && me.host.pid == peer.host.pid && me.host.pid_ns == peer.host.pid_ns;
     match caps.reach {
-        Reach::Process if !one_process => Err(Reject::OtherProcess),
-        Reach::Host if !one_kernel => Err(Reject::OtherHost {
+        Reach::Process if !me.host.same_process(&peer.host) => Err(Reject::OtherProcess),
+        Reach::Host if !me.host.same_kernel(&peer.host) => Err(Reject::OtherHost {
             mine: me.host.name.clone(),
             theirs: peer.host.name.clone(),
         }),
@@ -190,18 +229,11 @@ fn reachable(me: &AgentCard, caps: &PathCaps, peer: &AgentCard) -> Result<(), Re
     }
 }
 
-/// Why a transfer runs over a slower class of path than both sides have and could reach.
+/// Whether the transfer runs over a slower class of path than both sides have and could use.
 ///
-/// `None` when the best of the shared, reachable and suitable paths is the one in use: paths
-/// that the peer lacks, that do not reach it or that cannot name the memory are no degradation,
-/// and neither is what the user's own policy forbids.
-pub fn degradation(found: &Negotiation) -> Option<String> {
-    let best = found.ranked.first()?;
-    let lost: Vec<_> = found
-        .rejected
-        .iter()
-        .filter(|(_, class, why)| *class < best.class && why.is_failure())
-        .map(|(path, _, why)| format!("{path}: {why}"))
-        .collect();
-    (!lost.is_empty()).then(|| lost.join("; "))
+/// `None` when the best of the shared, reachable, suitable and allowed paths is the one in use:
+/// paths that the peer lacks, that do not reach it, that cannot name the memory, or that the policy
+/// forbids or ranks behind are no degradation; nor is a better class that is estimated to be slower.
+pub fn degradation(found: &Negotiation) -> Option<&Degraded> {
+    found.degraded.as_ref()
 }

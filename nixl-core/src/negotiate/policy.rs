@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::PolicyRule;
 use crate::{BackendName, ErrorKind, PathCaps, PathClass, PathName, error::fail};
 
 /// What happens when a better class of path fails.
@@ -81,6 +82,10 @@ pub struct Policy {
     pub forbid: Vec<String>,
     /// If not empty, nothing else is used.
     pub only: Vec<String>,
+    /// Refuse paths that need the peer's threads where the peer says that it has none. Such a peer
+    /// serves only while its own code polls; by default that is good enough, and one that never
+    /// polls fails the proof.
+    pub refuse_idle_targets: bool,
 }
 
 fn names(list: &[String], path: PathName, backend: BackendName) -> Option<usize> {
@@ -88,18 +93,19 @@ fn names(list: &[String], path: PathName, backend: BackendName) -> Option<usize>
 }
 
 impl Policy {
-    /// Whether a path may be used; else the part of the policy that forbids it.
-    pub(super) fn allows(&self, caps: &PathCaps) -> Result<(), &'static str> {
+    /// Whether a path may be used; else the part of the policy that rules it out.
+    pub(super) fn allows(&self, caps: &PathCaps) -> Result<(), PolicyRule> {
         if names(&self.forbid, caps.path, caps.backend).is_some() {
-            return Err("the policy forbids it");
+            return Err(PolicyRule::Forbidden);
         }
         if !self.only.is_empty() && names(&self.only, caps.path, caps.backend).is_none() {
-            return Err("the policy allows only other paths");
+            return Err(PolicyRule::NotInOnly);
         }
         match self.mode {
-            Mode::Strict(min) if caps.class > min => {
-                Err("the strict policy demands a better class of path")
-            }
+            Mode::Strict(min) if caps.class > min => Err(PolicyRule::BelowMinimum {
+                class: caps.class,
+                min,
+            }),
             _ => Ok(()),
         }
     }

@@ -417,11 +417,17 @@ impl State {
         if let Some(LinkState::Down { why, until }) = self.links.get(backend)
             && now < *until
         {
-            return Health::ConnectFailed(why.clone());
+            return Health::ConnectFailed {
+                why: why.clone(),
+                retry_in: *until - now,
+            };
         }
         match self.proofs.get(&(path, op)) {
             Some(Proof::Proven) => Health::Proven,
-            Some(Proof::Failed(why, until)) if now < *until => Health::ProbeFailed(why.clone()),
+            Some(Proof::Failed(why, until)) if now < *until => Health::ProbeFailed {
+                why: why.clone(),
+                retry_in: *until - now,
+            },
             Some(Proof::Running | Proof::Failed(..)) | None => Health::Unknown,
         }
     }
