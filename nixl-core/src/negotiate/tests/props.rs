@@ -198,7 +198,8 @@ proptest! {
             prop_assert!(!named(&case.policy.forbid));
             prop_assert!(case.policy.only.is_empty() || named(&case.policy.only));
             let caps = case.paths.iter().find(|p| p.path == c.path).unwrap();
-            prop_assert!(caps.mem.iter().any(|m| m.0 == case.demand.op));
+            let direct = caps.mem.iter().any(|m| m.0 == case.demand.op);
+            prop_assert_eq!(c.flipped, !direct);
             prop_assert!(!caps.needs_shareable || case.demand.all_remote_shareable);
             let health = &case.health.iter().find(|h| h.0 == c.path).unwrap().1;
             prop_assert!(matches!(health, Health::Unknown | Health::Proven));
