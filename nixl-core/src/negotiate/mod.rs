@@ -25,6 +25,9 @@ use crate::{
     Reach, Revocation,
 };
 
+/// What asking the peer to do it adds to a flipped operation.
+const ASKING_NS: u64 = 50_000;
+
 /// What is to be moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
@@ -121,7 +124,7 @@ pub fn negotiate(
     }
     let key = |c: &Candidate| {
         let preferred = policy.preference(c.path, c.backend);
-        (preferred, c.flipped, c.estimate_ns, c.class, c.path)
+        (preferred, c.estimate_ns, c.class, c.path)
     };
     out.ranked.sort_by_key(key);
     out.rejected.sort_by_key(|r| r.0);
@@ -185,15 +188,19 @@ fn candidate(
     if cost.bytes_per_sec == 0 {
         return Err(Reject::NoCost);
     }
+    let flipped = !is_direct(caps, demand);
+    let asking = if flipped { ASKING_NS } else { 0 };
     Ok(Candidate {
         path: caps.path,
         backend: caps.backend,
         class: caps.class,
-        estimate_ns: cost.estimate_ns(demand.descs, demand.bytes),
+        estimate_ns: cost
+            .estimate_ns(demand.descs, demand.bytes)
+            .saturating_add(asking),
         cost,
         source,
         proven,
-        flipped: !is_direct(caps, demand),
+        flipped,
     })
 }
 
