@@ -23,29 +23,31 @@ pub(crate) unsafe fn copy_chunk(plan: &Plan, index: usize, here: impl Fn(&Piece)
         Op::Read => (here(piece), piece.local),
         Op::Write => (piece.local, here(piece)),
     };
-    let mut ahead = plan.chunk(index);
-    for piece in ahead.by_ref().take(AHEAD) {
-        fetch(ends(&piece));
-    }
-    let mut bytes = 0;
-    for piece in plan.chunk(index) {
-        if let Some(next) = ahead.next() {
-            fetch(ends(&next));
-        }
-        let (from, to) = ends(&piece);
+    let mut pieces = plan.chunk(index);
+    let mut load = || {
+        pieces.next().map(|piece| {
+            let (from, to) = ends(&piece);
+            fetch(from, to);
+            (from, to, piece.len)
+        })
+    };
+    let mut ahead: [_; AHEAD] = std::array::from_fn(|_| load());
+    let (mut at, mut bytes) = (0, 0);
+    while let Some((from, to, len)) = std::mem::replace(&mut ahead[at], load()) {
         let from = std::ptr::with_exposed_provenance::<u8>(from as usize);
         let to = std::ptr::with_exposed_provenance_mut::<u8>(to as usize);
         // SAFETY: INV-2, `Plan::build` checked the local side, the caller vouches for the other.
         // The two may overlap: an agent may copy inside its own memory.
-        unsafe { std::ptr::copy(from, to, piece.len as usize) };
-        bytes += piece.len;
+        unsafe { std::ptr::copy(from, to, len as usize) };
+        at = (at + 1) % AHEAD;
+        bytes += len;
     }
     bytes
 }
 
 /// Begins to load the first cache lines at both ends. A hint: it reads and writes nothing.
 #[cfg(target_arch = "x86_64")]
-fn fetch((from, to): (u64, u64)) {
+fn fetch(from: u64, to: u64) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     for line in 0..FETCH {
         for end in [from, to] {
@@ -57,4 +59,4 @@ fn fetch((from, to): (u64, u64)) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn fetch(_: (u64, u64)) {}
+fn fetch(_: u64, _: u64) {}
