@@ -1,7 +1,5 @@
 //! Paths: proof, failover, policies, generations.
 
-use std::time::Duration;
-
 use nixl_conformance::sim::{Failing, FaultPlan, SimConfig};
 use nixl_core::{
     AgentConfig, ErrorKind, MemKind, Op, PathClass,
@@ -228,7 +226,10 @@ fn metadata_adds_removes_and_ignores_the_past() {
             .map_err(|e| e.kind())
     };
     assert_eq!(find(), Err(ErrorKind::NotRegistered));
-    let partial = b.agent.partial_metadata(&[late.clone()], false).unwrap();
+    let partial = b
+        .agent
+        .partial_metadata(std::slice::from_ref(&late), false)
+        .unwrap();
     a.agent.load_metadata(&partial).unwrap();
     assert_eq!(find(), Ok(()));
     a.agent.load_metadata(&old).unwrap();
