@@ -1,5 +1,9 @@
 //! The fuzz targets, for a moment each. Their known inputs are tests of the crates themselves.
 
+use std::fs;
+use std::io;
+use std::path::Path;
+
 use super::{Context, Stop};
 use crate::shell;
 
@@ -31,12 +35,25 @@ pub(super) fn run(context: &mut Context) -> Result<String, Stop> {
     }
     for name in &names {
         let corpus = target_dir.join("corpus").join(name);
-        std::fs::create_dir_all(&corpus)
+        seed(&context.root.join("tests/data"), name, &corpus)
             .map_err(|error| Stop::Fail(format!("{}: {error}", corpus.display())))?;
         let mut command = context.nightly(&["fuzz", "run", "--target-dir"]);
         command.arg(&target_dir).arg(name).arg(&corpus).arg("--");
-        command.args(["-verbosity=0", "-print_final_stats=1"]);
+        command.args(["-verbosity=0", "-print_funcs=0", "-print_final_stats=1"]);
         shell::run(command.arg(format!("-max_total_time={SECONDS}")))?;
     }
     Ok(format!("{} targets, {SECONDS} s each", names.len()))
+}
+
+/// Copies the golden files of target `name`, those called `<name>-...`, to its corpus.
+fn seed(goldens: &Path, name: &str, corpus: &Path) -> io::Result<()> {
+    fs::create_dir_all(corpus)?;
+    let prefix = format!("{name}-");
+    for entry in fs::read_dir(goldens)? {
+        let file = entry?.file_name();
+        if file.to_string_lossy().starts_with(&prefix) {
+            fs::copy(goldens.join(&file), corpus.join(&file))?;
+        }
+    }
+    Ok(())
 }

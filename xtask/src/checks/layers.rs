@@ -22,12 +22,19 @@ enum Allowed {
 const TEST_SUITE: &str = "nixl-conformance";
 
 /// Programs and language bindings: nothing depends on them.
-const TOPS: [&str; 4] = ["nixl-cli", "nixl-capi", "nixl-python", "xtask"];
+const TOPS: [&str; 5] = [
+    "nixl-cli",
+    "nixl-capi",
+    "nixl-python",
+    "nixl-peers",
+    "xtask",
+];
 
 fn allowed(name: &str) -> Option<Allowed> {
     Some(Allowed::These(match name {
         "nixl" => return Some(Allowed::Libraries),
-        "ucx-sys" | "nixl-tcp-proto" | "nixl-core" => &[],
+        // What `nixl-peers` measures must not be ours.
+        "ucx-sys" | "nixl-tcp-proto" | "nixl-core" | "nixl-peers" => &[],
         "nixl-tcp" => &["nixl-core", "nixl-tcp-proto"],
         "nixl-ucx" => &["nixl-core", "ucx-sys"],
         "nixl-ipc" | "nixl-cuda" | "nixl-meta" | "nixl-conformance" => &["nixl-core"],
