@@ -25,7 +25,7 @@ pub fn backends() -> &'static [&'static str] {
 }
 
 /// Settings of the agents of one process. `docs/configuration.md` lists every key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Backends to use; empty: all that are compiled in.
@@ -90,18 +90,6 @@ pub struct TcpSection {
 pub struct IpcSection {
     /// Directory of the Unix sockets; empty: `$XDG_RUNTIME_DIR/nixl-rs`.
     pub dir: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            backends: Vec::new(),
-            agent: AgentSection::default(),
-            policy: PolicySection::default(),
-            tcp: TcpSection::default(),
-            ipc: IpcSection::default(),
-        }
-    }
 }
 
 impl Default for AgentSection {

@@ -6,7 +6,7 @@ use nixl::{Config, Error, ErrorKind, Result};
 
 /// A choice of paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BackendChoice {
+pub(crate) enum BackendChoice {
     /// Whatever is best.
     Auto,
     /// Only this backend's paths, or this one path.
@@ -39,7 +39,7 @@ impl fmt::Display for BackendChoice {
 
 impl BackendChoice {
     /// The user's configuration (file and environment) narrowed to this choice.
-    pub fn config(&self) -> Result<Config> {
+    pub(crate) fn config(&self) -> Result<Config> {
         let mut config = Config::load()?;
         let Self::Only(name) = self else {
             return Ok(config);

@@ -17,7 +17,7 @@ use crate::{
 
 /// Measure one workload between two processes.
 #[derive(Args, Clone, Debug)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// Direction: read or write
     #[arg(long, default_value = "read", value_parser = parse_op)]
     op: Op,
@@ -102,7 +102,7 @@ const INITIATOR: &str = "bench-initiator";
 const TARGET: &str = "bench-target";
 
 /// Runs the benchmark; false if a byte was wrong.
-pub fn run(args: &BenchArgs) -> Result<bool> {
+pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     let mut config = args.backend.config()?;
     if let Some(threads) = args.threads {
         config.agent.copy_threads = threads;
@@ -148,7 +148,10 @@ fn measure(
     job: &Job,
 ) -> Result<Report> {
     let rig = Rig::new(agent, target, job, args.op)?;
-    let iters = args.iters.unwrap_or_else(|| default_iters(job.bytes())).max(1);
+    let iters = args
+        .iters
+        .unwrap_or_else(|| default_iters(job.bytes()))
+        .max(1);
     let mut verified = true;
     // The first transfer proves the bytes and warms up; the last proves them again.
     rig.fill(args.seed)?;
@@ -205,9 +208,19 @@ fn print(r: &Report, json: bool) {
     );
     println!("  path       {} ({})", r.path, r.lanes);
     println!("  bandwidth  {:.2} GB/s (median of {})", r.gbps, r.iters);
-    println!("  total      p50 {:.1} us   p99 {:.1} us", r.total_us.p50, r.total_us.p99);
-    println!("  post       p50 {:.1} us   p99 {:.1} us", r.post_us, r.post_p99_us);
+    println!(
+        "  total      p50 {:.1} us   p99 {:.1} us",
+        r.total_us.p50, r.total_us.p99
+    );
+    println!(
+        "  post       p50 {:.1} us   p99 {:.1} us",
+        r.post_us, r.post_p99_us
+    );
     println!("  prepare    {:.1} us", r.prep_us);
-    let verdict = if r.verified { "every byte is right" } else { "WRONG BYTES" };
+    let verdict = if r.verified {
+        "every byte is right"
+    } else {
+        "WRONG BYTES"
+    };
     println!("  checked    {verdict}");
 }

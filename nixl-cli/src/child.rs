@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::job::{hex, serve, unhex};
 
 /// Hidden subcommand that runs the target.
-pub const SUBCOMMAND: &str = "__target";
+pub(crate) const SUBCOMMAND: &str = "__target";
 
 /// What the parent tells the child at start, one line on its standard input.
 #[derive(Serialize, Deserialize)]
@@ -29,17 +29,17 @@ struct Ready {
 }
 
 /// A running target process. Dropping it kills it.
-pub struct Target {
+pub(crate) struct Target {
     child: Child,
     // Held open: its end tells the child that the parent is gone.
     _stdin: ChildStdin,
     /// The target's metadata.
-    pub metadata: Vec<u8>,
+    pub(crate) metadata: Vec<u8>,
 }
 
 impl Target {
     /// Starts a target named `name` and waits until it answers.
-    pub fn start(name: &str, config: &nixl::Config, agent: &Agent) -> Result<Self> {
+    pub(crate) fn start(name: &str, config: &nixl::Config, agent: &Agent) -> Result<Self> {
         let what = |e: &dyn std::fmt::Display| Error::os("starting the target process", e);
         let exe = std::env::current_exe().map_err(|e| what(&e))?;
         let mut child = Command::new(exe)
@@ -64,7 +64,9 @@ impl Target {
             .map_err(|e| what(&e))?;
         let ready: Ready = serde_json::from_str(&answer).map_err(|_| {
             let status = child.wait().map(|s| s.to_string()).unwrap_or_default();
-            what(&format_args!("it ended before it was ready ({status}); see above"))
+            what(&format_args!(
+                "it ended before it was ready ({status}); see above"
+            ))
         })?;
         Ok(Self {
             child,
@@ -82,7 +84,7 @@ impl Drop for Target {
 }
 
 /// Body of the target process.
-pub fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     die_with_parent();
     let what = |e: &dyn std::fmt::Display| Error::os("reading the job", e);
     let mut line = String::new();

@@ -18,7 +18,7 @@ use crate::{
 
 /// Move a model's KV cache between two processes here, and check every byte.
 #[derive(Args, Clone, Debug)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Model: llama3.1-8b, llama3.1-70b, qwen3-8b or deepseek-v3
     #[arg(long, default_value = "llama3.1-8b")]
     model: String,
@@ -69,7 +69,7 @@ const PREFILL: &str = "prefill";
 const DECODE: &str = "decode";
 
 /// Runs the demo; false if a byte was wrong.
-pub fn run(args: &DemoArgs) -> Result<bool> {
+pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
     let shape = shape(args)?;
     let job = Job {
         count: shape.blocks(args.tokens, args.block_tokens),
@@ -137,9 +137,9 @@ fn pull(rig: &Rig<'_>, job: &Job, progress: &Steps) -> Result<Moved> {
         .collect::<Result<Times>>()?;
     progress.say("decode checks every byte again");
     wrong = wrong.or(rig.check(2)?);
-    let receipt = rig.receipt().ok_or_else(|| {
-        Error::new(ErrorKind::Backend, "the transfer left no receipt")
-    })?;
+    let receipt = rig
+        .receipt()
+        .ok_or_else(|| Error::new(ErrorKind::Backend, "the transfer left no receipt"))?;
     Ok(Moved {
         first: first.total,
         median: times.percentile(50),
@@ -151,8 +151,8 @@ fn pull(rig: &Rig<'_>, job: &Job, progress: &Steps) -> Result<Moved> {
 fn shape(args: &DemoArgs) -> Result<KvShape> {
     let bad = |text: String| Error::new(ErrorKind::ApiMisuse, text);
     if let Some(file) = &args.config {
-        let json = std::fs::read_to_string(file)
-            .map_err(|e| bad(format!("{}: {e}", file.display())))?;
+        let json =
+            std::fs::read_to_string(file).map_err(|e| bad(format!("{}: {e}", file.display())))?;
         return KvShape::from_config(&json).map_err(|e| bad(format!("{}: {e}", file.display())));
     }
     if let (Some(layers), Some(token_bytes)) = (args.layers, args.token_bytes) {
@@ -206,7 +206,7 @@ fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GB", 1_000_000_000), ("MB", 1_000_000), ("KiB", 1024)];
     let unit = UNITS.iter().find(|(_, one)| bytes >= *one);
     match unit {
-        Some((name, one)) if bytes % one == 0 => format!("{} {name}", bytes / one),
+        Some((name, one)) if bytes.is_multiple_of(*one) => format!("{} {name}", bytes / one),
         Some((name, one)) => format!("{:.1} {name}", bytes as f64 / *one as f64),
         None => format!("{bytes} B"),
     }

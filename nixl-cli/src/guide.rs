@@ -1,7 +1,7 @@
 //! Figures of the disaggregated-inference communication guide, to read ours beside.
 
 /// What the guide expects of the class that `path` belongs to.
-pub fn figure(path: &str) -> &'static str {
+pub(crate) fn figure(path: &str) -> &'static str {
     match path {
         "tcp" => "TCP fallback: 1-3 GB/s, +90-100 s TTFT measured (llama 8B)",
         "local" | "shm" | "cma" => {

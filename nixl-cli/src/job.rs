@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Which memory a side uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Memory {
+pub(crate) enum Memory {
     /// Allocated by the agent: peers on the host can map it.
     Owned,
     /// Any buffer of the caller's.
@@ -41,7 +41,7 @@ impl std::str::FromStr for Memory {
 
 impl Memory {
     /// Its name in reports.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Owned => "owned",
             Self::Caller => "caller",
@@ -58,43 +58,43 @@ impl Memory {
 
 /// What is moved; equal on both sides but for the seed of the order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Job {
+pub(crate) struct Job {
     /// Blocks.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Bytes in each.
-    pub block: u64,
+    pub(crate) block: u64,
     /// How they lie.
-    pub layout: String,
+    pub(crate) layout: String,
     /// In which memory.
-    pub memory: Memory,
+    pub(crate) memory: Memory,
     /// Decides both sides' orders.
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl Job {
     /// The layout by its name.
-    pub fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         // The name came from `Layout::as_str`, or from a peer: unknown ones mean no merging.
         self.layout.parse().unwrap_or(Layout::Random)
     }
 
     /// Bytes in all blocks.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.count * self.block
     }
 }
 
 /// One side's memory and block order.
-pub struct Side {
+pub(crate) struct Side {
     /// The memory.
-    pub region: Region,
+    pub(crate) region: Region,
     slots: Vec<u64>,
     block: u64,
 }
 
 impl Side {
     /// Allocates memory for `job`; `salt` makes the two sides' orders differ.
-    pub fn new(agent: &Agent, job: &Job, salt: u64) -> Result<Self> {
+    pub(crate) fn new(agent: &Agent, job: &Job, salt: u64) -> Result<Self> {
         let layout = job.layout();
         let region = job
             .memory
@@ -107,7 +107,7 @@ impl Side {
     }
 
     /// The blocks' bytes.
-    pub fn blocks(&self) -> Blocks<'_> {
+    pub(crate) fn blocks(&self) -> Blocks<'_> {
         Blocks {
             region: &self.region,
             slots: &self.slots,
@@ -128,18 +128,18 @@ impl Side {
     }
 
     /// Descriptors of this side's blocks.
-    pub fn here(&self) -> DescList {
+    pub(crate) fn here(&self) -> DescList {
         self.descriptors(self.region.addr())
     }
 }
 
 /// Salt of the target's order.
-pub const TARGET: u64 = 1;
+pub(crate) const TARGET: u64 = 1;
 /// Salt of the initiator's order.
-pub const INITIATOR: u64 = 2;
+pub(crate) const INITIATOR: u64 = 2;
 
 /// Descriptors of the target's blocks, computed by the initiator.
-pub fn remote_descriptors(job: &Job, base: u64) -> DescList {
+pub(crate) fn remote_descriptors(job: &Job, base: u64) -> DescList {
     let slots = job
         .layout()
         .order(job.count, job.seed.wrapping_mul(31).wrapping_add(TARGET));
@@ -154,7 +154,7 @@ pub fn remote_descriptors(job: &Job, base: u64) -> DescList {
 
 /// What the initiator wants of the target.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Order {
+pub(crate) enum Order {
     /// Allocate memory for a job.
     Prepare(Job),
     /// Write every block's pattern under this seed.
@@ -169,7 +169,7 @@ pub enum Order {
 
 /// What the target says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Done, and for a check: all bytes are right.
     Good,
     /// The job's memory begins at this address; the metadata (in hexadecimal) names it.
@@ -186,7 +186,7 @@ pub enum Answer {
 }
 
 /// Serves one initiator until it says stop.
-pub fn serve(agent: &Agent) -> Result<()> {
+pub(crate) fn serve(agent: &Agent) -> Result<()> {
     let mut side = None;
     loop {
         let Some(order) = agent.wait_notification(PATIENCE) else {
@@ -195,7 +195,9 @@ pub fn serve(agent: &Agent) -> Result<()> {
         let from = order.from.to_string();
         let answer = match serde_json::from_slice(&order.data) {
             Ok(Order::Stop) => return Ok(()),
-            Ok(order) => obey(agent, &order, &mut side).unwrap_or_else(|e| Answer::Failed(e.to_string())),
+            Ok(order) => {
+                obey(agent, &order, &mut side).unwrap_or_else(|e| Answer::Failed(e.to_string()))
+            }
             Err(e) => Answer::Failed(format!("not an order: {e}")),
         };
         agent.notify(&from, json(&answer).as_bytes())?;
@@ -224,7 +226,7 @@ fn obey(agent: &Agent, order: &Order, side: &mut Option<Side>) -> Result<Answer>
 }
 
 /// Makes the target allocate memory for `job` and learns about it; returns its first address.
-pub fn prepare(agent: &Agent, target: &str, job: &Job) -> Result<u64> {
+pub(crate) fn prepare(agent: &Agent, target: &str, job: &Job) -> Result<u64> {
     match order(agent, target, &Order::Prepare(job.clone()))? {
         Answer::Ready { base, metadata } => {
             agent.load_metadata(&unhex(&metadata)?)?;
@@ -236,7 +238,7 @@ pub fn prepare(agent: &Agent, target: &str, job: &Job) -> Result<u64> {
 }
 
 /// Gives an order and waits for the answer.
-pub fn order(agent: &Agent, target: &str, order: &Order) -> Result<Answer> {
+pub(crate) fn order(agent: &Agent, target: &str, order: &Order) -> Result<Answer> {
     agent.notify(target, json(order).as_bytes())?;
     let answer = agent
         .wait_notification(PATIENCE)
@@ -246,7 +248,7 @@ pub fn order(agent: &Agent, target: &str, order: &Order) -> Result<Answer> {
 }
 
 /// Tells the target to end; it may be gone already.
-pub fn stop(agent: &Agent, target: &str) {
+pub(crate) fn stop(agent: &Agent, target: &str) {
     let _ = agent.notify(target, json(&Order::Stop).as_bytes());
 }
 
@@ -260,12 +262,12 @@ fn gone(what: &str) -> nixl::Error {
 }
 
 /// Bytes as text.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Text from [`hex`] as bytes.
-pub fn unhex(text: &str) -> Result<Vec<u8>> {
+pub(crate) fn unhex(text: &str) -> Result<Vec<u8>> {
     let digit = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
     let pair = |p: &[u8]| Some((digit(p[0])? << 4) | digit(p[1])?);
     text.as_bytes()

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 /// How a benchmark's blocks lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// One after the other: everything merges.
     Adjacent,
     /// Every other block, in order.
@@ -28,7 +28,7 @@ impl FromStr for Layout {
 
 impl Layout {
     /// Its name in reports.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Adjacent => "adjacent",
             Self::Strided => "strided",
@@ -37,7 +37,7 @@ impl Layout {
     }
 
     /// Slots that `count` blocks need.
-    pub fn slots(self, count: u64) -> u64 {
+    pub(crate) fn slots(self, count: u64) -> u64 {
         match self {
             Self::Adjacent | Self::Random => count,
             Self::Strided => 2 * count,
@@ -45,7 +45,7 @@ impl Layout {
     }
 
     /// The slot of each of `count` blocks.
-    pub fn order(self, count: u64, seed: u64) -> Vec<u64> {
+    pub(crate) fn order(self, count: u64, seed: u64) -> Vec<u64> {
         match self {
             Self::Adjacent => (0..count).collect(),
             Self::Strided => (0..count).map(|i| 2 * i).collect(),
@@ -80,11 +80,11 @@ fn random(count: u64, seed: u64) -> Vec<u64> {
 }
 
 /// SplitMix64: small, seeded, the same everywhere.
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub u64);
 
 impl Rng {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -93,7 +93,7 @@ impl Rng {
     }
 
     /// A number below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 }

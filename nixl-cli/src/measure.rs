@@ -10,32 +10,32 @@ use crate::job::{Answer, INITIATOR, Job, Order, Side, order, prepare, remote_des
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A request between this process and a target, ready to be posted.
-pub struct Rig<'a> {
+pub(crate) struct Rig<'a> {
     agent: &'a Agent,
     target: &'a str,
     op: Op,
     side: Side,
     request: Request,
     /// Time that resolving the lists and preparing the request took.
-    pub prepare: Duration,
+    pub(crate) prepare: Duration,
 }
 
 /// What one timed transfer took.
 #[derive(Clone, Copy, Debug)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Post call.
-    pub post: Duration,
+    pub(crate) post: Duration,
     /// From post to completion, as the caller sees it.
-    pub total: Duration,
+    pub(crate) total: Duration,
 }
 
 /// Times of many transfers.
 #[derive(Clone, Debug, Default)]
-pub struct Times(Vec<Duration>);
+pub(crate) struct Times(Vec<Duration>);
 
 impl Times {
     /// The `p`-th percentile (0 to 100), nearest rank.
-    pub fn percentile(&mut self, p: usize) -> Duration {
+    pub(crate) fn percentile(&mut self, p: usize) -> Duration {
         self.0.sort_unstable();
         let rank = (self.0.len() * p).div_ceil(100).max(1);
         self.0.get(rank - 1).copied().unwrap_or_default()
@@ -50,7 +50,7 @@ impl FromIterator<Duration> for Times {
 
 impl<'a> Rig<'a> {
     /// Allocates memory on both sides and prepares the request.
-    pub fn new(agent: &'a Agent, target: &'a str, job: &Job, op: Op) -> Result<Self> {
+    pub(crate) fn new(agent: &'a Agent, target: &'a str, job: &Job, op: Op) -> Result<Self> {
         let side = Side::new(agent, job, INITIATOR)?;
         agent.connect(target, Duration::from_secs(10))?;
         let base = prepare(agent, target, job)?;
@@ -71,7 +71,7 @@ impl<'a> Rig<'a> {
     }
 
     /// Puts pattern `seed` at the source and other bytes at the destination.
-    pub fn fill(&self, seed: u64) -> Result<()> {
+    pub(crate) fn fill(&self, seed: u64) -> Result<()> {
         let blocks = self.side.blocks();
         match self.op {
             Op::Read => {
@@ -86,14 +86,16 @@ impl<'a> Rig<'a> {
     }
 
     /// Whether every byte of the destination is right; else the first wrong block.
-    pub fn check(&self, seed: u64) -> Result<Option<u64>> {
+    pub(crate) fn check(&self, seed: u64) -> Result<Option<u64>> {
         match self.op {
             Op::Read => self.side.blocks().check(seed),
             Op::Write => match order(self.agent, self.target, &Order::Check(seed))? {
                 Answer::Good => Ok(None),
                 Answer::WrongBlock(block) => Ok(Some(block)),
                 Answer::Failed(why) => Err(target_failed(why)),
-                other @ Answer::Ready { .. } => Err(target_failed(format!("it answered {other:?}"))),
+                other @ Answer::Ready { .. } => {
+                    Err(target_failed(format!("it answered {other:?}")))
+                }
             },
         }
     }
@@ -107,7 +109,7 @@ impl<'a> Rig<'a> {
     }
 
     /// One transfer, timed.
-    pub fn transfer(&self) -> Result<Sample> {
+    pub(crate) fn transfer(&self) -> Result<Sample> {
         let begun = Instant::now();
         self.request.post()?;
         let post = begun.elapsed();
@@ -119,12 +121,15 @@ impl<'a> Rig<'a> {
     }
 
     /// Starts a transfer and lets `watch` look at it until it ends.
-    pub fn transfer_watched(&self, mut watch: impl FnMut(&Request)) -> Result<Sample> {
+    pub(crate) fn transfer_watched(&self, mut watch: impl FnMut(&Request)) -> Result<Sample> {
         let begun = Instant::now();
         self.request.post()?;
         let post = begun.elapsed();
         while let Err(e) = self.request.wait(Duration::from_millis(20)) {
-            if !matches!(self.request.status(), nixl::Status::Active | nixl::Status::Stalled) {
+            if !matches!(
+                self.request.status(),
+                nixl::Status::Active | nixl::Status::Stalled
+            ) {
                 return Err(e);
             }
             watch(&self.request);
@@ -136,11 +141,14 @@ impl<'a> Rig<'a> {
     }
 
     /// The account of the last transfer.
-    pub fn receipt(&self) -> Option<Receipt> {
+    pub(crate) fn receipt(&self) -> Option<Receipt> {
         self.request.receipt()
     }
 }
 
 fn target_failed(why: String) -> nixl::Error {
-    nixl::Error::new(nixl::ErrorKind::PeerMisbehaved, format!("the target: {why}"))
+    nixl::Error::new(
+        nixl::ErrorKind::PeerMisbehaved,
+        format!("the target: {why}"),
+    )
 }

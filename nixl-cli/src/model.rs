@@ -4,15 +4,15 @@ use serde::Deserialize;
 
 /// What decides the size of a model's KV cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KvShape {
+pub(crate) struct KvShape {
     /// Name, for reports.
-    pub model: String,
+    pub(crate) model: String,
     /// Layers that have a cache.
-    pub layers: u64,
+    pub(crate) layers: u64,
     /// Separate tensors per layer: 2 (keys, values), or 1 for MLA's joint latent.
-    pub tensors: u64,
+    pub(crate) tensors: u64,
     /// Bytes of one token in one tensor of one layer.
-    pub token_bytes: u64,
+    pub(crate) token_bytes: u64,
 }
 
 /// (name, layers, KV heads, head dimension) of models with separate keys and values, bf16.
@@ -29,7 +29,7 @@ const BF16: u64 = 2;
 
 impl KvShape {
     /// A model by name, in any case and spelling of its separators.
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         let plain = |s: &str| -> String {
             s.chars()
                 .filter(char::is_ascii_alphanumeric)
@@ -48,14 +48,14 @@ impl KvShape {
     }
 
     /// Names that [`KvShape::named`] knows.
-    pub fn names() -> Vec<&'static str> {
+    pub(crate) fn names() -> Vec<&'static str> {
         let mut names: Vec<_> = KNOWN.iter().map(|k| k.0).collect();
         names.push(DEEPSEEK_V3.0);
         names
     }
 
     /// Separate keys and values per layer.
-    pub fn gqa(model: &str, layers: u64, kv_heads: u64, head_dim: u64, dtype: u64) -> Self {
+    pub(crate) fn gqa(model: &str, layers: u64, kv_heads: u64, head_dim: u64, dtype: u64) -> Self {
         Self {
             model: model.to_owned(),
             layers,
@@ -65,7 +65,7 @@ impl KvShape {
     }
 
     /// Multi-head latent attention: one latent and one rotary key per token and layer.
-    pub fn mla(model: &str, layers: u64, rank: u64, rope: u64, dtype: u64) -> Self {
+    pub(crate) fn mla(model: &str, layers: u64, rank: u64, rope: u64, dtype: u64) -> Self {
         Self {
             model: model.to_owned(),
             layers,
@@ -75,7 +75,7 @@ impl KvShape {
     }
 
     /// Reads a Hugging Face `config.json`.
-    pub fn from_config(json: &str) -> Result<Self, String> {
+    pub(crate) fn from_config(json: &str) -> Result<Self, String> {
         let config: HfConfig =
             serde_json::from_str(json).map_err(|e| format!("config.json does not parse: {e}"))?;
         config.shape()
@@ -83,12 +83,12 @@ impl KvShape {
 
     /// Blocks of a cache of `tokens` tokens in pages of `page` tokens: every layer and tensor has
     /// one block per page.
-    pub fn blocks(&self, tokens: u64, page: u64) -> u64 {
+    pub(crate) fn blocks(&self, tokens: u64, page: u64) -> u64 {
         tokens.div_ceil(page) * self.layers * self.tensors
     }
 
     /// Bytes of one block.
-    pub fn block_bytes(&self, page: u64) -> u64 {
+    pub(crate) fn block_bytes(&self, page: u64) -> u64 {
         self.token_bytes * page
     }
 }
@@ -151,10 +151,19 @@ mod tests {
     #[test]
     fn known_models_have_the_sizes_of_the_workloads() {
         let llama = KvShape::named("Llama-3.1-8B").unwrap();
-        assert_eq!((llama.blocks(4000, 16), llama.block_bytes(16)), (16_000, 32 << 10));
-        assert_eq!((llama.blocks(1024, 1), llama.block_bytes(1)), (65_536, 2 << 10));
+        assert_eq!(
+            (llama.blocks(4000, 16), llama.block_bytes(16)),
+            (16_000, 32 << 10)
+        );
+        assert_eq!(
+            (llama.blocks(1024, 1), llama.block_bytes(1)),
+            (65_536, 2 << 10)
+        );
         let deepseek = KvShape::named("DeepSeek-V3").unwrap();
-        assert_eq!((deepseek.blocks(4000, 16), deepseek.block_bytes(16)), (15_250, 18 << 10));
+        assert_eq!(
+            (deepseek.blocks(4000, 16), deepseek.block_bytes(16)),
+            (15_250, 18 << 10)
+        );
         assert_eq!(KvShape::named("llama3.1-70b").unwrap().layers, 80);
         assert_eq!(KvShape::named("qwen3-8b").unwrap().blocks(16, 16), 72);
         assert!(KvShape::named("gpt-2").is_none());
@@ -167,7 +176,10 @@ mod tests {
             "num_key_value_heads":8,"hidden_size":4096,"torch_dtype":"bfloat16"}"#;
         let shape = KvShape::from_config(llama).unwrap();
         let known = KvShape::named("llama3.1-8b").unwrap();
-        assert_eq!((shape.layers, shape.tensors, shape.token_bytes), (known.layers, known.tensors, known.token_bytes));
+        assert_eq!(
+            (shape.layers, shape.tensors, shape.token_bytes),
+            (known.layers, known.tensors, known.token_bytes)
+        );
         let mla = r#"{"model_type":"deepseek_v3","num_hidden_layers":61,"kv_lora_rank":512,
             "qk_rope_head_dim":64,"num_attention_heads":128}"#;
         assert_eq!(KvShape::from_config(mla).unwrap().token_bytes, 1152);
@@ -179,9 +191,18 @@ mod tests {
             ("{", "parse"),
             ("{}", "num_hidden_layers"),
             (r#"{"num_hidden_layers":2}"#, "num_attention_heads"),
-            (r#"{"num_hidden_layers":2,"num_attention_heads":0,"hidden_size":8}"#, "num_attention_heads"),
-            (r#"{"num_hidden_layers":2,"kv_lora_rank":512}"#, "qk_rope_head_dim"),
-            (r#"{"num_hidden_layers":2,"num_attention_heads":2,"hidden_size":8,"torch_dtype":"int3"}"#, "int3"),
+            (
+                r#"{"num_hidden_layers":2,"num_attention_heads":0,"hidden_size":8}"#,
+                "num_attention_heads",
+            ),
+            (
+                r#"{"num_hidden_layers":2,"kv_lora_rank":512}"#,
+                "qk_rope_head_dim",
+            ),
+            (
+                r#"{"num_hidden_layers":2,"num_attention_heads":2,"hidden_size":8,"torch_dtype":"int3"}"#,
+                "int3",
+            ),
         ] {
             let e = KvShape::from_config(json).unwrap_err();
             assert!(e.contains(word), "{json}: {e}");

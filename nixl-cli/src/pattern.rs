@@ -18,30 +18,33 @@ fn render(seed: u64, block: u64, offset: u64, out: &mut [u8]) {
 }
 
 /// Blocks of `block_bytes` in `region`: block i stands in slot `slots[i]`.
-pub struct Blocks<'a> {
+pub(crate) struct Blocks<'a> {
     /// Memory.
-    pub region: &'a Region,
+    pub(crate) region: &'a Region,
     /// Slot of each block.
-    pub slots: &'a [u64],
+    pub(crate) slots: &'a [u64],
     /// Bytes in a block.
-    pub block_bytes: u64,
+    pub(crate) block_bytes: u64,
     /// Offset of slot 0 in the region.
-    pub base: u64,
+    pub(crate) base: u64,
 }
 
 impl Blocks<'_> {
     fn pieces(&self) -> impl Iterator<Item = (u64, u64, u64, usize)> + '_ {
-        self.slots.iter().enumerate().flat_map(move |(block, slot)| {
-            let at = self.base + slot * self.block_bytes;
-            (0..self.block_bytes).step_by(PAGE).map(move |offset| {
-                let len = (self.block_bytes - offset).min(PAGE as u64) as usize;
-                (block as u64, offset, at + offset, len)
+        self.slots
+            .iter()
+            .enumerate()
+            .flat_map(move |(block, slot)| {
+                let at = self.base + slot * self.block_bytes;
+                (0..self.block_bytes).step_by(PAGE).map(move |offset| {
+                    let len = (self.block_bytes - offset).min(PAGE as u64) as usize;
+                    (block as u64, offset, at + offset, len)
+                })
             })
-        })
     }
 
     /// Writes every block's bytes.
-    pub fn fill(&self, seed: u64) -> nixl::Result<()> {
+    pub(crate) fn fill(&self, seed: u64) -> nixl::Result<()> {
         let mut page = vec![0; PAGE];
         for (block, offset, at, len) in self.pieces() {
             render(seed, block, offset, &mut page[..len]);
@@ -51,7 +54,7 @@ impl Blocks<'_> {
     }
 
     /// Compares every byte of every block; the first block that differs.
-    pub fn check(&self, seed: u64) -> nixl::Result<Option<u64>> {
+    pub(crate) fn check(&self, seed: u64) -> nixl::Result<Option<u64>> {
         let (mut want, mut got) = (vec![0; PAGE], vec![0; PAGE]);
         for (block, offset, at, len) in self.pieces() {
             render(seed, block, offset, &mut want[..len]);
@@ -64,7 +67,7 @@ impl Blocks<'_> {
     }
 
     /// Makes sure that no block has its bytes: a transfer that moves nothing is found out.
-    pub fn poison(&self) -> nixl::Result<()> {
+    pub(crate) fn poison(&self) -> nixl::Result<()> {
         let page = vec![0xba; PAGE];
         for (_, _, at, len) in self.pieces() {
             self.region.write_at(at, &page[..len])?;

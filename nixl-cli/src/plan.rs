@@ -14,7 +14,7 @@ use crate::{backend::BackendChoice, child::Target, remote};
 /// Print the negotiation table for a peer.
 #[derive(Args, Clone, Debug)]
 #[command(group(clap::ArgGroup::new("peer").required(true)))]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     /// Metadata listener of the peer: host:port
     #[arg(value_name = "ADDR", group = "peer")]
     addr: Option<String>,
@@ -52,7 +52,7 @@ struct Line<'a> {
 }
 
 /// Runs the command.
-pub fn run(args: &PlanArgs) -> Result<()> {
+pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let config = BackendChoice::Auto.config()?;
     let agent = config.agent("plan")?.build()?;
     let (_child, peer) = match &args.addr {
@@ -99,7 +99,11 @@ fn print(agent: &Agent, peer: &str, demand: &Demand, found: &Negotiation, json: 
         println!(
             "{} {} {peer}, {} blocks, {} bytes, {memory} memory",
             agent.name(),
-            if demand.op == Op::Read { "reads from" } else { "writes to" },
+            if demand.op == Op::Read {
+                "reads from"
+            } else {
+                "writes to"
+            },
             demand.descs,
             demand.bytes
         );

@@ -22,7 +22,7 @@ fn key(file: Option<&Path>) -> Result<Option<SharedKey>> {
 }
 
 /// Client settings with the shared key in `secret_file`.
-pub fn client(secret_file: Option<&Path>) -> Result<ClientConfig> {
+pub(crate) fn client(secret_file: Option<&Path>) -> Result<ClientConfig> {
     Ok(ClientConfig {
         key: key(secret_file)?,
         ..ClientConfig::default()
@@ -30,7 +30,7 @@ pub fn client(secret_file: Option<&Path>) -> Result<ClientConfig> {
 }
 
 /// Serves one initiator at `addr`.
-pub fn listen(config: &Config, addr: &str, secret_file: Option<&Path>) -> Result<()> {
+pub(crate) fn listen(config: &Config, addr: &str, secret_file: Option<&Path>) -> Result<()> {
     let agent = Arc::new(config.agent(TARGET)?.build()?);
     let server = MetaServer::start(
         ServerConfig {
@@ -40,7 +40,10 @@ pub fn listen(config: &Config, addr: &str, secret_file: Option<&Path>) -> Result
         },
         nixl::metadata_handler(&agent),
     )?;
-    eprintln!("listening on {}; waiting for an initiator", server.local_addr());
+    eprintln!(
+        "listening on {}; waiting for an initiator",
+        server.local_addr()
+    );
     let waiting = std::time::Instant::now();
     while agent.peers().is_empty() && waiting.elapsed() < WAIT {
         std::thread::sleep(Duration::from_millis(20));
@@ -49,7 +52,7 @@ pub fn listen(config: &Config, addr: &str, secret_file: Option<&Path>) -> Result
 }
 
 /// Exchanges metadata with the target at `addr`; returns its name.
-pub fn connect(agent: &Agent, addr: &str, secret_file: Option<&Path>) -> Result<String> {
+pub(crate) fn connect(agent: &Agent, addr: &str, secret_file: Option<&Path>) -> Result<String> {
     let client = client(secret_file)?;
     let blob = tcp::fetch(addr, DEFAULT_LABEL, &client)?;
     let name = agent.load_metadata(&blob)?;

@@ -256,7 +256,9 @@ impl Conn {
 
 /// How a `connect` reports; exactly once.
 #[must_use]
-pub struct ConnectDone(Option<Box<dyn FnOnce(Result<Arc<dyn Endpoint>>) -> Option<Conn> + Send>>);
+pub struct ConnectDone(Option<Report>);
+
+type Report = Box<dyn FnOnce(Result<Arc<dyn Endpoint>>) -> Option<Conn> + Send>;
 
 impl ConnectDone {
     /// Calls `report` with the result; it returns the connection's handler on success.

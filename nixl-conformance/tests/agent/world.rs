@@ -6,22 +6,22 @@ use nixl_conformance::sim::{SimBackend, SimConfig, SimControl};
 use nixl_core::{Agent, AgentConfig, Cost, DescList, Op, Progress, Region, Request, Result};
 
 /// Patience of every wait: nothing here takes long unless it hangs.
-pub const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// Bytes in each agent's region.
-pub const LEN: u64 = 1 << 20;
+pub(crate) const LEN: u64 = 1 << 20;
 /// Bytes in a block.
-pub const BLOCK: u64 = 4096;
+pub(crate) const BLOCK: u64 = 4096;
 
 /// One agent, its region, and the handles of its backends.
-pub struct Party {
-    pub agent: Agent,
-    pub region: Region,
-    pub sims: Vec<SimControl>,
+pub(crate) struct Party {
+    pub(crate) agent: Agent,
+    pub(crate) region: Region,
+    pub(crate) sims: Vec<SimControl>,
 }
 
 impl Party {
-    pub fn new(name: &str, configs: &[SimConfig], agent: AgentConfig) -> Self {
+    pub(crate) fn new(name: &str, configs: &[SimConfig], agent: AgentConfig) -> Self {
         let mut builder = Agent::builder(name).config(agent);
         let mut sims = Vec::new();
         for config in configs {
@@ -39,7 +39,7 @@ impl Party {
     }
 
     /// Descriptors of this agent's blocks.
-    pub fn blocks(&self, order: &[u64]) -> DescList {
+    pub(crate) fn blocks(&self, order: &[u64]) -> DescList {
         DescList::dram(
             order
                 .iter()
@@ -48,13 +48,13 @@ impl Party {
     }
 
     /// Fills every block with bytes that name it.
-    pub fn fill(&self, seed: u8) {
+    pub(crate) fn fill(&self, seed: u8) {
         for i in 0..LEN / BLOCK {
             self.region.write_at(i * BLOCK, &pattern(seed, i)).unwrap();
         }
     }
 
-    pub fn block(&self, i: u64) -> Vec<u8> {
+    pub(crate) fn block(&self, i: u64) -> Vec<u8> {
         let mut bytes = vec![0; BLOCK as usize];
         self.region.read_at(i * BLOCK, &mut bytes).unwrap();
         bytes
@@ -62,14 +62,14 @@ impl Party {
 }
 
 /// The bytes of block `i` under `seed`.
-pub fn pattern(seed: u8, i: u64) -> Vec<u8> {
+pub(crate) fn pattern(seed: u8, i: u64) -> Vec<u8> {
     (0..BLOCK)
         .map(|at| seed ^ (i as u8).wrapping_mul(31) ^ (at as u8).wrapping_add((at >> 8) as u8))
         .collect()
 }
 
 /// A simulated backend of its own name, best first by `rank`.
-pub fn sim(name: &'static str, rank: u64) -> SimConfig {
+pub(crate) fn sim(name: &'static str, rank: u64) -> SimConfig {
     SimConfig {
         name,
         cost: Cost {
@@ -82,7 +82,7 @@ pub fn sim(name: &'static str, rank: u64) -> SimConfig {
 }
 
 /// Settings with short pauses.
-pub fn quick() -> AgentConfig {
+pub(crate) fn quick() -> AgentConfig {
     AgentConfig {
         progress: Progress::Threads { copy_threads: 2 },
         deadline: Duration::from_secs(10),
@@ -94,7 +94,7 @@ pub fn quick() -> AgentConfig {
 }
 
 /// Agents `a` and `b`; `a` has loaded `b`.
-pub fn pair(configs: &[SimConfig]) -> (Party, Party) {
+pub(crate) fn pair(configs: &[SimConfig]) -> (Party, Party) {
     let a = Party::new("a", configs, quick());
     let b = Party::new("b", configs, quick());
     a.agent.load_metadata(&b.agent.metadata().unwrap()).unwrap();
@@ -104,7 +104,7 @@ pub fn pair(configs: &[SimConfig]) -> (Party, Party) {
 }
 
 /// A request of `a`'s blocks 0.. with `b`'s blocks `order`.
-pub fn request(op: Op, a: &Party, b: &Party, order: &[u64]) -> Result<Request> {
+pub(crate) fn request(op: Op, a: &Party, b: &Party, order: &[u64]) -> Result<Request> {
     let own: Vec<u64> = (0..order.len() as u64).map(|i| i * 2).collect();
     a.agent
         .create_request(op, &a.blocks(&own), b.agent.name(), &b.blocks(order))
@@ -112,7 +112,7 @@ pub fn request(op: Op, a: &Party, b: &Party, order: &[u64]) -> Result<Request> {
 
 /// Whether the blocks of [`request`] hold what a completed transfer leaves, and all others what
 /// they held before.
-pub fn check(op: Op, a: &Party, b: &Party, order: &[u64]) {
+pub(crate) fn check(op: Op, a: &Party, b: &Party, order: &[u64]) {
     for i in 0..LEN / BLOCK {
         let moved_here = (i % 2 == 0).then(|| order.get(i as usize / 2)).flatten();
         let want_here = match (op, moved_here) {

@@ -48,7 +48,14 @@ fn start(shared: &Arc<Shared>, from: &Arc<Incoming>, order: Order) -> Result<()>
     let (to, id) = (from.clone(), order.id);
     let flips = Arc::downgrade(shared);
     request.on_complete(Box::new(move |result| {
-        answer(&to, id, result.as_ref().map(|()| ()));
+        answer(
+            &to,
+            id,
+            match result {
+                Ok(()) => Ok(()),
+                Err(e) => Err(e),
+            },
+        );
         if let Some(shared) = flips.upgrade() {
             shared.flips.forget(&to, id);
         }

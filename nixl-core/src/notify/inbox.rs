@@ -202,7 +202,7 @@ mod tests {
     fn a_lost_connection_loses_and_doubles_nothing() {
         let (from, peer) = sender();
         let (mut outbox, mut inbox) = (Outbox::new(1 << 20), Inbox::new(1 << 20));
-        let mut deliver = |outbox: &mut Outbox, inbox: &mut Inbox| {
+        let deliver = |outbox: &mut Outbox, inbox: &mut Inbox| {
             let bytes = outbox.next().unwrap();
             let Message::Notify { seq, data } = Message::decode(&bytes).unwrap() else {
                 panic!()
