@@ -94,9 +94,9 @@ impl Phase {
 
 /// One atomic state with its views: poll, block, waker. Allocates nothing after construction.
 ///
-/// Protocol, checked by loom: the publisher stores the phase, then looks for interest; whoever
-/// waits announces interest, then looks at the phase. The fence between makes one of them see
-/// the other.
+/// Protocol, checked by loom (`tests/loom.rs`): the publisher stores the phase, then looks for
+/// interest; whoever waits announces interest, then looks at the phase. The fence between makes
+/// one of them see the other.
 pub(crate) struct OpState {
     phase: AtomicU32,
     interest: AtomicU32,
@@ -191,7 +191,6 @@ impl OpState {
     }
 
     /// Blocks until it has ended or `timeout` is over, whichever is first.
-    #[cfg(not(loom))]
     pub(crate) fn block(&self, timeout: std::time::Duration) -> Phase {
         let deadline = std::time::Instant::now().checked_add(timeout);
         let mut inner = self.inner.lock();
