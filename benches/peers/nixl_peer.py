@@ -32,6 +32,7 @@ def parse():
     parser.add_argument("--layout", choices=layouts, default="random")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--iters", type=int, default=5)
+    parser.add_argument("--evict", type=int, default=0, help="bytes read before each pass")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=120, help="seconds in all")
     parser.add_argument("--corrupt", action="store_true", help="flip a byte")
@@ -191,6 +192,8 @@ def quantiles(seconds):
 
 
 def measure(args):
+    import numpy as np
+
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     child = context.Process(target=serve, args=(args, theirs), daemon=True)
@@ -207,7 +210,11 @@ def measure(args):
         descriptors(args, side.base, local),
         descriptors(args, base, remote),
     )
-    passes = [transfer(side.agent, made) for _ in range(args.warmup + args.iters)]
+    other = np.ones(args.evict + 1, dtype=np.uint8)
+    passes = []
+    for _ in range(args.warmup + args.iters):
+        other[::64].sum()
+        passes.append(transfer(side.agent, made))
     posts, totals = zip(*passes[args.warmup :])
     if args.op == "read":
         verified = side.holds(remote, local)

@@ -1,6 +1,6 @@
 //! `nixl bench`: one workload, many times, every byte checked.
 
-use std::time::Duration;
+use std::{hint::black_box, time::Duration};
 
 use clap::Args;
 use nixl::{Agent, Op, Result};
@@ -45,6 +45,10 @@ pub(crate) struct BenchArgs {
     /// Timed transfers; default by size
     #[arg(long)]
     iters: Option<usize>,
+    /// Bytes of other memory to read before each timed transfer: twice the last-level cache
+    /// makes every transfer start cold
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    evict: usize,
     /// Decides block order and payload
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -159,8 +163,12 @@ fn measure(
     verified &= rig.check(args.seed)?.is_none();
     let last = args.seed.wrapping_add(1);
     rig.fill(last)?;
+    let other = vec![1_u8; args.evict];
     let samples = (0..iters)
-        .map(|_| rig.transfer())
+        .map(|_| {
+            evict(&other);
+            rig.transfer()
+        })
         .collect::<Result<Vec<Sample>>>()?;
     verified &= rig.check(last)?.is_none();
     let mut total: Times = samples.iter().map(|s| s.total).collect();
@@ -189,6 +197,12 @@ fn measure(
         prep_us: us(rig.prepare),
         verified,
     })
+}
+
+/// Reads a byte of every cache line.
+fn evict(other: &[u8]) {
+    let bytes = other.iter().step_by(64).map(|&byte| u64::from(byte));
+    black_box(bytes.sum::<u64>());
 }
 
 /// Enough for stable percentiles within a few seconds.

@@ -45,6 +45,8 @@ pub(crate) struct Job {
     pub(crate) warmup: usize,
     pub(crate) iters: usize,
     pub(crate) seed: u64,
+    /// Bytes of other memory to read before each pass, so that it starts with cold caches.
+    pub(crate) evict: usize,
     /// Flip a byte of what arrived before it is checked: the result must not be verified.
     pub(crate) corrupt: bool,
     /// Whether this process is the one that only holds memory and answers.
@@ -54,7 +56,7 @@ pub(crate) struct Job {
 pub(crate) const USAGE: &str = "\
 limit --peer memcpy|cma|rawsock [--op read|write] [--block BYTES] [--count N]
       [--layout adjacent|strided|random] [--threads N] [--warmup N] [--iters N]
-      [--seed N] [--corrupt]";
+      [--evict BYTES] [--seed N] [--corrupt]";
 
 impl Job {
     /// Reads a command line without the program's name.
@@ -70,6 +72,7 @@ impl Job {
             warmup: 1,
             iters: 5,
             seed: 1,
+            evict: 0,
             corrupt: false,
             target: false,
         };
@@ -86,6 +89,7 @@ impl Job {
                 "--warmup" => job.warmup = number(&value()?)?,
                 "--iters" => job.iters = number(&value()?)?,
                 "--seed" => job.seed = number(&value()?)?,
+                "--evict" => job.evict = number(&value()?)?,
                 "--corrupt" => job.corrupt = true,
                 "--target" => job.target = true,
                 _ => return Err(format!("unknown flag {flag}")),

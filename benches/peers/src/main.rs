@@ -2,9 +2,8 @@
 //!
 //! `limit` starts a second process that holds the remote region, moves the blocks `warmup`
 //! plus `iters` times, checks every byte that arrived, and prints one JSON line. `gbps` is
-//! 10⁹ bytes a second, from the median pass; times are microseconds. The regions are the same
-//! in every pass: cold where both together exceed the caches, else hot, as for every program
-//! that is measured beside it.
+//! 10⁹ bytes a second, from the median pass; times are microseconds. Every pass moves the same
+//! regions; `--evict` makes it start with cold caches.
 
 mod copy;
 mod crew;
@@ -15,6 +14,7 @@ mod pattern;
 mod sock;
 mod target;
 
+use std::hint::black_box;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -85,20 +85,33 @@ fn copy_passes(job: &Job, target: &Target) -> io::Result<Passes> {
         share: &share,
     };
     let copiers = (0..job.threads).map(|_| copier()).collect();
-    let times = crew::run(copiers, job.warmup, job.iters, || share.restart())?;
+    let evict = eviction(job);
+    let times = crew::run(copiers, job.warmup, job.iters, || {
+        share.restart();
+        evict();
+    })?;
     Ok((times, target::arrived(job, local.bytes())))
 }
 
 fn stream_passes(job: &Job, target: &Target) -> io::Result<Passes> {
     let mut local = Memory::private(job.region())?;
     pattern::prepare(job, local.bytes());
-    let sockets = (0..job.threads).map(|_| target.connect());
-    let sockets = sockets.collect::<io::Result<_>>()?;
     let pieces = layout::pieces(job);
+    let sockets = (0..job.threads.min(pieces.len())).map(|_| target.connect());
+    let sockets = sockets.collect::<io::Result<_>>()?;
     let (region, sends) = (local.bytes(), job.is_source());
     let streams = sock::streams(sockets, region, &pieces, |piece| piece.local, sends)?;
-    let times = crew::run(streams, job.warmup, job.iters, || ())?;
+    let times = crew::run(streams, job.warmup, job.iters, eviction(job))?;
     Ok((times, target::arrived(job, local.bytes())))
+}
+
+/// Reads other memory, a byte of every cache line.
+fn eviction(job: &Job) -> impl Fn() + use<> {
+    let other = vec![1_u8; job.evict];
+    move || {
+        let bytes = other.iter().step_by(64).map(|&byte| u64::from(byte));
+        black_box(bytes.sum::<u64>());
+    }
 }
 
 fn report(job: &Job, mut times: Vec<Duration>, verified: bool) {

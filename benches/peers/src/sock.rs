@@ -20,7 +20,7 @@ pub(crate) struct Stream<'a> {
     sends: bool,
 }
 
-/// Gives each stream a share of the pieces and the bytes of `region` that these name.
+/// Gives each stream its share of the pieces, at least one, and the bytes of `region` that these name.
 /// `offset` tells where a piece lies in this process.
 pub(crate) fn streams<'a>(
     sockets: Vec<TcpStream>,
@@ -29,17 +29,18 @@ pub(crate) fn streams<'a>(
     offset: impl Fn(&Piece) -> usize,
     sends: bool,
 ) -> io::Result<Vec<Stream<'a>>> {
-    let each = pieces.len().div_ceil(sockets.len()).max(1);
+    let count = sockets.len();
     let mut blocks = carve(region, pieces, offset).into_iter();
-    sockets
-        .into_iter()
-        .map(|socket| {
+    let streams = sockets.into_iter().enumerate();
+    streams
+        .map(|(number, socket)| {
+            let share = (number + 1) * pieces.len() / count - number * pieces.len() / count;
             socket.set_nodelay(true)?;
             socket.set_read_timeout(Some(SILENCE))?;
             socket.set_write_timeout(Some(SILENCE))?;
             Ok(Stream {
                 socket,
-                blocks: blocks.by_ref().take(each).collect(),
+                blocks: blocks.by_ref().take(share).collect(),
                 sends,
             })
         })

@@ -37,9 +37,9 @@ fn serve_streams(job: &Job) -> io::Result<()> {
     pattern::prepare(job, memory.bytes());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     say(listener.local_addr()?.port())?;
-    let accepted = (0..job.threads).map(|_| Ok(listener.accept()?.0));
-    let sockets: Vec<TcpStream> = accepted.collect::<io::Result<_>>()?;
     let pieces = layout::pieces(job);
+    let accepted = (0..job.threads.min(pieces.len())).map(|_| Ok(listener.accept()?.0));
+    let sockets: Vec<TcpStream> = accepted.collect::<io::Result<_>>()?;
     let (region, sends) = (memory.bytes(), job.is_source());
     let mut streams = sock::streams(sockets, region, &pieces, |piece| piece.remote, sends)?;
     thread::scope(|scope| {

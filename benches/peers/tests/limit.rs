@@ -28,18 +28,26 @@ fn for_all(extra: &str, check: impl Fn(&Value)) {
 #[test]
 fn every_byte_arrives_in_its_place() {
     // An odd block size, more blocks than one call takes, threads that share unevenly.
-    for_all("--block 1001 --count 2500 --threads 3", |report| {
-        assert_eq!(report["verified"], true, "{report}");
-        assert_eq!(report["count"], 2500);
-        assert!(report["gbps"].as_f64().unwrap() > 0.0);
-    });
+    for_all(
+        "--block 1001 --count 2500 --threads 3 --evict 100000",
+        |report| {
+            assert_eq!(report["verified"], true, "{report}");
+            assert_eq!(report["count"], 2500);
+            assert!(report["gbps"].as_f64().unwrap() > 0.0);
+        },
+    );
 }
 
 #[test]
-fn a_single_small_block_arrives() {
-    for_all("--block 8 --count 1", |report| {
-        assert_eq!(report["verified"], true, "{report}");
-    });
+fn fewer_blocks_than_threads_arrive() {
+    for count in [1, 4] {
+        for_all(
+            &format!("--block 8 --count {count} --threads 3"),
+            |report| {
+                assert_eq!(report["verified"], true, "{report}");
+            },
+        );
+    }
 }
 
 #[test]
