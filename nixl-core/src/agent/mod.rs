@@ -71,9 +71,14 @@ impl Agent {
 
     /// Waits for a notification, `timeout` at most.
     pub fn wait_notification(&self, timeout: Duration) -> Option<Notification> {
-        let arrived = || !self.shared.inbox.lock().is_empty();
-        self.shared.runtime.spin_until(arrived);
-        self.shared.runtime.wait(Instant::now() + timeout, arrived);
+        let shared = &self.shared;
+        let deadline = Instant::now() + timeout;
+        let arrived = || !shared.inbox.lock().is_empty();
+        if !shared.runtime.is_threaded() {
+            shared.runtime.wait(deadline, arrived);
+        } else if !shared.runtime.spin_until(arrived) {
+            shared.await_arrival(deadline);
+        }
         self.take_notification()
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{AgentConfig, probe_memory::ProbeMemory};
 use crate::{
@@ -54,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) card: AgentCard,
     pub(crate) probe_memory: ProbeMemory,
     pub(crate) inbox: Mutex<Inbox>,
+    arrived: Condvar,
     pub(crate) counters: Counters,
     /// Copied on write: the tick walks it without allocating.
     pub(crate) peers: RwLock<Arc<HashMap<String, Arc<Peer>>>>,
@@ -95,6 +96,7 @@ impl Shared {
             card,
             probe_memory,
             inbox: Mutex::new(Inbox::new(window)),
+            arrived: Condvar::new(),
             counters: Counters::default(),
             peers: RwLock::default(),
             incoming: Mutex::new(Vec::new()),
@@ -214,9 +216,20 @@ impl Shared {
             self.counters
                 .received
                 .fetch_add(accepted.deliverable as u64, Ordering::Relaxed);
+            self.arrived.notify_all();
             self.event();
         }
         Ok(())
+    }
+
+    /// Blocks until a notification can be taken, or until `deadline`.
+    pub(super) fn await_arrival(&self, deadline: Instant) {
+        let mut inbox = self.inbox.lock();
+        while inbox.is_empty() {
+            if self.arrived.wait_until(&mut inbox, deadline).timed_out() {
+                return;
+            }
+        }
     }
 
     pub(super) fn ack_soon(&self) {
