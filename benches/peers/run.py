@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -21,6 +22,10 @@ sys.dont_write_bytecode = True
 
 import peers
 import table
+
+DOCUMENT = peers.ROOT / "docs" / "performance.md"
+# What follows this line in the document is the last report.
+MARK = "<!-- printed by benches/peers/run.py -->"
 
 
 def parse():
@@ -32,6 +37,7 @@ def parse():
     names = [workload.name for workload in peers.WORKLOADS]
     parser.add_argument("--workload", choices=names, action="append")
     parser.add_argument("--streams", type=int, default=2, help="TCP streams (2)")
+    parser.add_argument("--write", action="store_true", help="put it in docs/performance.md")
     parser.add_argument("--without", choices=["ours", "nixl"], action="append", default=[])
     return parser.parse_args()
 
@@ -123,11 +129,16 @@ def main():
     minutes = (time.monotonic() - begun) / 60
     loads = f"load average {before[0]:.1f} before, {os.getloadavg()[0]:.1f} after"
     facts = [*machine(), f"{rounds} rounds in {minutes:.0f} minutes, {loads}"]
-    head = ["`" + " ".join(["benches/peers/run.py", *sys.argv[1:]]) + "`"]
+    if before[0] > os.cpu_count() / 4:
+        facts.append("**busy machine: wall-clock ratios say little**")
+    head = [f"`{shlex.join(['benches/peers/run.py', *sys.argv[1:]])}`"]
     head.append("\n".join(f"- {fact}" for fact in facts))
     body = table.report(records, paths, ops, iperf, args.streams, missing)
     report = "\n\n".join([*head, body]) + "\n"
     (peers.WORK / "report.md").write_text(report)
+    if args.write:
+        text, _, _ = DOCUMENT.read_text().partition(MARK)
+        DOCUMENT.write_text(f"{text}{MARK}\n\n{report}")
     print(report)
     say(f"written: {peers.WORK / 'report.md'}, {peers.WORK / 'results.jsonl'}")
     sys.exit(any("error" in record for record in records))
