@@ -205,6 +205,8 @@ impl Runtime {
             if now - begun >= self.0.spin {
                 break done();
             }
+            // Whoever is to answer may have been put on this core.
+            std::thread::yield_now();
         };
         let last = self.0.pollers.fetch_sub(1, Ordering::Relaxed) == 1;
         if last && !ended {
@@ -298,7 +300,7 @@ impl Inner {
                 last_event = Instant::now();
                 next_tick = next_tick.min(last_event + Duration::from_millis(10));
             } else if spinning {
-                std::hint::spin_loop();
+                std::thread::yield_now();
             } else {
                 next_tick = Instant::now();
             }

@@ -72,7 +72,7 @@ impl Pool {
             }
             let since = *idle_since.get_or_insert_with(Instant::now);
             if since.elapsed() < spin {
-                std::hint::spin_loop();
+                std::thread::yield_now();
             } else {
                 self.sleep();
                 idle_since = None;
