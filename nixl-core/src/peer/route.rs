@@ -82,7 +82,9 @@ impl Peer {
             };
             let need = state.need(path, backend, demand.op, flipped);
             match &need {
-                Need::Nothing(_) => self.warn_once(&shared, &mut state, &found, &demand),
+                Need::Nothing(_) => {
+                    self.warn_once(&shared, &mut state, &found, failed, path, demand.op)
+                }
                 Need::Connect => state.set_connecting(backend),
                 Need::Prove(_) => {
                     state.proofs.insert((path, demand.op), Proof::Running);
@@ -150,21 +152,31 @@ impl Peer {
         fail(kind, text).with_peer(&self.name)
     }
 
-    fn warn_once(&self, shared: &Shared, state: &mut State, found: &Negotiation, demand: &Demand) {
-        let Some(best) = found.ranked.first() else {
-            return;
-        };
-        let key = (demand.op, best.path);
-        if state.warned.contains(&key) {
+    /// Says, once per path and direction, that a slower class is used than both sides have.
+    fn warn_once(
+        &self,
+        shared: &Shared,
+        state: &mut State,
+        found: &Negotiation,
+        failed: &[(PathName, Error)],
+        path: PathName,
+        op: Op,
+    ) {
+        if state.warned.contains(&(op, path)) {
             return;
         }
-        if let Some(degraded) = negotiate::degradation(found) {
-            state.warned.push(key);
-            shared.degraded();
-            if shared.config.policy.mode == Mode::Any {
-                return;
-            }
-            tracing::warn!(peer = %self.name, op = demand.op.as_str(), path = best.path, reasons = %degraded, "using a slower class of path than both sides have");
+        let class = |path: PathName| shared.path_caps(path).map(|c| c.class);
+        let better = failed.iter().filter(|(p, _)| class(p) < class(path));
+        let mut reasons: Vec<_> = better.map(|(p, why)| format!("{p}: {why}")).collect();
+        reasons.extend(negotiate::degradation(found).map(ToString::to_string));
+        if reasons.is_empty() {
+            return;
+        }
+        state.warned.push((op, path));
+        shared.degraded();
+        if shared.config.policy.mode != Mode::Any {
+            let reasons = reasons.join("; ");
+            tracing::warn!(peer = %self.name, op = op.as_str(), path, reasons, "using a slower class of path than both sides have");
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Run {
     /// The backend has the token.
     in_backend: bool,
     posted: Option<Instant>,
+    /// When the present attempt was handed to its backend.
+    handed: Option<Instant>,
     deadline: Option<Instant>,
     post_time: Duration,
     notification: Option<Bytes>,
@@ -238,6 +240,7 @@ impl Inner {
         run.attempt = run.attempt.wrapping_add(1);
         run.attempts += 1;
         run.in_backend = true;
+        run.handed = Some(Instant::now());
         run.prepared = Some(prepared.clone());
         Some(Ok((prepared, run.attempt)))
     }
@@ -333,7 +336,10 @@ impl Inner {
             .record
             .stats
             .completed(plan.bytes(), plan.asked(), nanos);
-        self.peer.measured(prepared.path, plan, nanos);
+        // Connecting, proving and failed attempts are no cost of this path.
+        let moving = run.handed.map_or(total, |at| at.elapsed());
+        let moving = u64::try_from(moving.as_nanos()).unwrap_or(u64::MAX);
+        self.peer.measured(prepared.path, plan, moving);
         run.receipt = Some(Receipt {
             path: prepared.path,
             lanes: prepared.lanes.clone(),
