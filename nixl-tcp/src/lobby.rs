@@ -48,7 +48,8 @@ struct Inner {
     guests: HashMap<u64, Guest>,
     sessions: HashMap<u64, Session>,
     dialers: Vec<Weak<Dialer>>,
-    conns: Vec<Weak<Connection>>,
+    /// Copied on write: the tick walks it without allocating.
+    conns: Arc<Vec<Weak<Connection>>>,
     listening: Option<WatchToken>,
     /// The listener has sockets that could not be accepted.
     retry: bool,
@@ -234,8 +235,9 @@ impl Lobby {
                 "this agent is shutting down",
             ));
         }
-        inner.conns.retain(|c| c.strong_count() > 0);
-        inner.conns.push(Arc::downgrade(&conn));
+        let conns = Arc::make_mut(&mut inner.conns);
+        conns.retain(|c| c.strong_count() > 0);
+        conns.push(Arc::downgrade(&conn));
         Ok(conn)
     }
 
@@ -256,7 +258,9 @@ impl Lobby {
             let guests: Vec<_> = late.iter().map(|id| inner.guests.remove(id)).collect();
             inner.sessions.retain(|_, s| s.until > now);
             inner.dialers.retain(|d| d.strong_count() > 0);
-            inner.conns.retain(|c| c.strong_count() > 0);
+            if inner.conns.iter().any(|c| c.strong_count() == 0) {
+                Arc::make_mut(&mut inner.conns).retain(|c| c.strong_count() > 0);
+            }
             dialers = inner.dialers.clone();
             conns = inner.conns.clone();
             retry = std::mem::take(&mut inner.retry);
