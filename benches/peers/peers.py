@@ -150,15 +150,19 @@ def iperf3(streams):
     if not shutil.which("iperf3"):
         return None
     port = str(5201 + os.getpid() % 1000)
-    quiet = subprocess.DEVNULL
-    server = subprocess.Popen(["iperf3", "-s", "-1", "-p", port], stdout=quiet, stderr=quiet)
+    server = subprocess.Popen(
+        ["iperf3", "-s", "-1", "-p", port, "--forceflush"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
+        if not any("listening" in line for line in server.stdout):
+            return None
         client = ["iperf3", "-c", "127.0.0.1", "-p", port, "-P", str(streams), "-t", "2", "-J"]
-        for _ in range(50):  # the server says nowhere that it listens
-            out, error = run(client)
-            if not error:
-                return json.loads(out)["end"]["sum_received"]["bits_per_second"] / 8e9
-        return None
+        out, error = run(client)
+        end = {} if error else json.loads(out)["end"]
+        return end["sum_received"]["bits_per_second"] / 8e9 if "sum_received" in end else None
     finally:
         server.kill()
         server.wait()

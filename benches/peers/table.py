@@ -162,7 +162,7 @@ def report(records, paths, ops, iperf, streams, missing):
     parts = [bandwidth(results, paths, ops), times(results, paths, ops)]
     parts += [latency_limits(results, paths, ops), threads(results, paths, ops)]
     if "tcp" in paths:
-        rate = f"{statistics.median(iperf):.2f} GB/s" if iperf else "not installed"
+        rate = f"{statistics.median(iperf):.2f} GB/s" if iperf else "no figure (is it installed?)"
         parts.append(f"iperf3, {streams} streams: {rate}.")
     parts += [f"{name}: not built or not installed." for name in missing]
     if results.failures:
