@@ -243,6 +243,9 @@ fn metadata_adds_removes_and_ignores_the_past() {
         Err(ErrorKind::NotRegistered),
         "a replayed blob is ignored"
     );
+    let bye = b.agent.withdrawal(&[]).unwrap();
+    a.agent.load_metadata(&bye).unwrap();
+    assert!(a.agent.peers().is_empty(), "the agent took leave");
     let own = a.agent.metadata().unwrap();
     assert_eq!(
         a.agent.load_metadata(&own).unwrap_err().kind(),

@@ -44,7 +44,7 @@ impl Agent {
         self.encode(Kind::Partial, with_card, cards, Vec::new())
     }
 
-    /// Tells a peer that regions are gone.
+    /// Tells a peer that regions are gone; with no region, that this agent is going.
     pub fn withdrawal(&self, regions: &[Region]) -> Result<Bytes> {
         let ids = regions.iter().map(Region::id).collect();
         self.encode(Kind::Withdraw, false, Vec::new(), ids)
@@ -98,6 +98,10 @@ impl Agent {
         }
         let loaded = self.shared.peers.read().get(&metadata.name).cloned();
         match loaded {
+            Some(peer) if peer.generation() == metadata.generation && metadata.ends_agent() => {
+                self.remove_peer(&peer.name)?;
+                Ok(peer.name.to_string())
+            }
             Some(peer) if peer.generation() == metadata.generation => {
                 update(&peer, metadata)?;
                 Ok(peer.name.to_string())

@@ -83,6 +83,13 @@ pub struct Metadata {
     pub nixl: NixlEntries,
 }
 
+impl Metadata {
+    /// The agent says that it is going: a withdrawal of nothing in particular.
+    pub fn ends_agent(&self) -> bool {
+        self.kind == Kind::Withdraw && self.withdrawn.is_empty()
+    }
+}
+
 /// Counts instead of regions, and no keys.
 impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
