@@ -98,12 +98,11 @@ impl Agent {
         }
         let loaded = self.shared.peers.read().get(&metadata.name).cloned();
         match loaded {
-            Some(peer) if peer.generation() == metadata.generation && metadata.ends_agent() => {
-                self.remove_peer(&peer.name)?;
-                Ok(peer.name.to_string())
-            }
             Some(peer) if peer.generation() == metadata.generation => {
-                update(&peer, metadata)?;
+                let leaves = metadata.ends_agent();
+                if update(&peer, metadata) && leaves {
+                    self.remove_peer(&peer.name)?;
+                }
                 Ok(peer.name.to_string())
             }
             Some(old) => self.replace(&old, metadata),
@@ -293,12 +292,12 @@ impl Agent {
     }
 }
 
-/// Brings a loaded peer up to date.
-fn update(peer: &Peer, metadata: Metadata) -> Result<()> {
+/// Brings a loaded peer up to date; false if the blob is not newer than what is loaded.
+fn update(peer: &Peer, metadata: Metadata) -> bool {
     let mut table = peer.regions().write();
     if metadata.sequence <= table.sequence {
         tracing::debug!(peer = %peer.name, "metadata is not newer than what is loaded");
-        return Ok(());
+        return false;
     }
     table.sequence = metadata.sequence;
     let mut gone = metadata.withdrawn;
@@ -315,5 +314,5 @@ fn update(peer: &Peer, metadata: Metadata) -> Result<()> {
     if changed {
         peer.note_withdrawal();
     }
-    Ok(())
+    true
 }
