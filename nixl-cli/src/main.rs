@@ -5,13 +5,16 @@ mod bench;
 mod child;
 mod demo;
 mod guide;
+mod idle;
 mod job;
 mod layout;
 mod measure;
 mod model;
+mod out;
 mod pattern;
 mod plan;
 mod remote;
+mod talk;
 
 use std::process::ExitCode;
 
