@@ -3,7 +3,7 @@
 /// What the guide expects of the class that `path` belongs to; at most 64 columns.
 pub(crate) fn figure(path: &str) -> &'static str {
     match path {
-        "tcp" => "TCP: 1-3 GB/s; +90-100 s TTFT measured where it was fallen to",
+        "tcp" => "TCP fallback: 1-3 GB/s; +90-100 s TTFT, measured on AWS",
         "local" | "shm" | "cma" => "none for a node's CPU paths; RDMA: 10-50 GB/s, +200-800 ms",
         p if p.starts_with("ucx") => "InfiniBand 20-50 GB/s, RoCE 10-25 GB/s; +200-800 ms TTFT",
         _ => "no figure for this class of path",

@@ -1,6 +1,9 @@
 //! `nixl plan`: which path a transfer would take, and why not the others.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use nixl::{
@@ -52,9 +55,9 @@ struct Line<'a> {
     reason: Option<String>,
 }
 
-/// Longest time to connect over every backend, and to prove the paths in one direction.
+/// Longest time to connect over some backend, and then to prove all paths in one direction.
 const CONNECT: Duration = Duration::from_secs(5);
-const PROVE: Duration = Duration::from_secs(2);
+const PROVE: Duration = Duration::from_secs(3);
 
 /// Runs the command.
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
@@ -74,16 +77,9 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     // Unreachable backends show in the table, each with its reason.
     let _ = agent.connect(&peer, CONNECT);
     for op in [Op::Read, Op::Write] {
-        agent.prove(&peer, op, PROVE)?;
+        prove(&agent, &peer, args, op)?;
         for shareable in [true, false] {
-            let demand = Demand {
-                op,
-                local: MemKind::Dram,
-                remote: MemKind::Dram,
-                all_remote_shareable: shareable,
-                descs: args.count,
-                bytes: args.count.saturating_mul(args.block),
-            };
+            let demand = args.demand(op, shareable);
             let found = agent.explain(&peer, &demand)?;
             if args.json {
                 print_json(&peer, &demand, &found)?;
@@ -93,6 +89,36 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
         }
     }
     agent.shutdown(CONNECT)
+}
+
+/// Probes until every path that is left is proven; those that need longer show as they stand.
+fn prove(agent: &Agent, peer: &str, args: &PlanArgs, op: Op) -> Result<()> {
+    let begun = Instant::now();
+    let mut open = true;
+    while open && begun.elapsed() < PROVE {
+        agent.prove(peer, op, PROVE)?;
+        let rows = agent.explain(peer, &args.demand(op, true))?.rows();
+        open = rows
+            .iter()
+            .any(|r| r.rank.is_some() && !r.proven && !r.flipped);
+        if open {
+            agent.progress(Duration::from_millis(10));
+        }
+    }
+    Ok(())
+}
+
+impl PlanArgs {
+    fn demand(&self, op: Op, all_remote_shareable: bool) -> Demand {
+        Demand {
+            op,
+            local: MemKind::Dram,
+            remote: MemKind::Dram,
+            all_remote_shareable,
+            descs: self.count,
+            bytes: self.count.saturating_mul(self.block),
+        }
+    }
 }
 
 /// What the peer's memory is called in `nixl bench --memory`.

@@ -28,6 +28,7 @@ fn every_path_has_a_rank_or_a_reason() {
                 let ranked = row["rank"].is_u64() && row["estimate_us"].is_f64();
                 let rejected = row["code"].is_string() && row["reason"].is_string();
                 assert!(ranked != rejected, "{row}");
+                assert!(rejected || row["proven"] == true, "{row}");
             }
         }
         let first = rows

@@ -42,7 +42,9 @@ impl Ended {
         for word in words {
             assert!(self.err.contains(word), "{word:?} is not in: {}", self.err);
         }
-        assert!(!self.err.contains("panicked"), "{}", self.err);
+        for bad in ["panicked", "\x1b"] {
+            assert!(!self.err.contains(bad), "{}", self.err);
+        }
     }
 }
 

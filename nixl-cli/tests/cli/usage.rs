@@ -16,7 +16,7 @@ fn bad_flags_are_named() {
             &["demo", "--config", "x", "--model", "qwen3-8b"],
             &["--config", "--model"],
         ),
-        (&["demo", "--backend", "smoke"], &["--backend", "auto"]),
+        (&["demo", "--backend", "local"], &["--backend", "auto"]),
         (&["bench", "--op", "copy"], &["--op", "read, write"]),
         (&["bench", "--block", "0"], &["--block"]),
         (&["bench", "--count", "-1"], &["-1"]),
@@ -58,14 +58,9 @@ fn a_job_that_fits_nowhere_is_refused_before_it_begins() {
 /// Two processes share no agent: that path must not be faked.
 #[test]
 fn a_path_that_cannot_be_is_refused_with_its_reason() {
-    let ended = nixl(&[
-        "demo",
-        "--backend=local",
-        "--layers=1",
-        "--token-bytes=64",
-        "--json",
-    ]);
-    ended.failed(1, &["local"]);
+    let small = ["demo", "--layers=1", "--token-bytes=64", "--json"];
+    let ended = Nixl::start(&small, &[("NIXL_RS_POLICY_ONLY", "local")]).end();
+    ended.failed(1, &["Unsupported", "local: the peer is another process"]);
 }
 
 #[test]
