@@ -13,8 +13,8 @@ pub(crate) enum BackendChoice {
     Only(String),
 }
 
-/// Names that can be asked for: backends and paths.
-const NAMES: [&str; 6] = ["ipc", "local", "shm", "cma", "tcp", "ucx"];
+/// Names that can be asked for: backends, and paths between two processes.
+const NAMES: [&str; 5] = ["ipc", "shm", "cma", "tcp", "ucx"];
 
 impl FromStr for BackendChoice {
     type Err = String;

@@ -3,16 +3,18 @@
 use std::{hint::black_box, time::Duration};
 
 use clap::Args;
-use nixl::{Agent, Op, Result};
+use nixl::{Op, Receipt, Result};
 use serde::Serialize;
 
 use crate::{
     backend::BackendChoice,
-    child::Target,
-    job::{self, Job, Memory},
+    child::TargetProcess,
+    idle,
+    job::{Job, Memory},
     layout::Layout,
     measure::{Rig, Sample, Times},
-    remote,
+    out, remote,
+    talk::Target,
 };
 
 /// Measure one workload between two processes.
@@ -33,18 +35,21 @@ pub(crate) struct BenchArgs {
     /// Memory: owned (the agent's), caller (any) or vram[:N]
     #[arg(long, default_value = "owned")]
     memory: Memory,
-    /// Paths to allow: auto, ipc, shm, cma, tcp or ucx
+    /// Backend or path to use: auto, ipc, shm, cma, tcp or ucx
     #[arg(long, default_value = "auto")]
     backend: BackendChoice,
     /// TCP data streams
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=16))]
     streams: Option<u16>,
-    /// Copy threads
-    #[arg(long)]
-    threads: Option<usize>,
+    /// Copy threads; 0: none, progress is made by the callers
+    #[arg(long, value_parser = clap::value_parser!(u16).range(..=256))]
+    threads: Option<u16>,
     /// Timed transfers; default by size
-    #[arg(long)]
-    iters: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    iters: Option<u32>,
+    /// Then leave the agent idle and measure how much of a core it uses
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    idle: Option<u64>,
     /// Bytes of other memory to read before each timed transfer: twice the last-level cache
     /// makes every transfer start cold
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
@@ -53,7 +58,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Serve one benchmark from another host at this address
-    #[arg(long, value_name = "ADDR", conflicts_with = "connect")]
+    #[arg(long, value_name = "ADDR", conflicts_with_all = ["connect", "json"])]
     listen: Option<String>,
     /// Run against `nixl bench --listen` at this address
     #[arg(long, value_name = "ADDR")]
@@ -80,7 +85,7 @@ struct Percentiles {
     p99: f64,
 }
 
-/// The JSON object, keys as the design fixes them; `post_p99_us` and `lanes` are additions.
+/// The JSON object. Scripts read these keys: add some, never rename or remove one.
 #[derive(Serialize)]
 struct Report {
     op: &'static str,
@@ -89,17 +94,19 @@ struct Report {
     layout: &'static str,
     memory: &'static str,
     backend: String,
-    path: String,
-    lanes: String,
+    path: &'static str,
     streams: u16,
-    threads: usize,
-    iters: usize,
     gbps: f64,
     total_us: Percentiles,
     post_us: f64,
-    post_p99_us: f64,
     prep_us: f64,
     verified: bool,
+    lanes: String,
+    threads: usize,
+    iters: usize,
+    post_p99_us: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_cpu_percent: Option<f64>,
 }
 
 const INITIATOR: &str = "bench-initiator";
@@ -109,37 +116,40 @@ const TARGET: &str = "bench-target";
 pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     let mut config = args.backend.config()?;
     if let Some(threads) = args.threads {
-        config.agent.copy_threads = threads;
+        config.agent.copy_threads = usize::from(threads);
     }
     if let Some(streams) = args.streams {
         config.tcp.streams = streams;
     }
+    let secret = args.secret_file.as_deref();
     if let Some(addr) = &args.listen {
-        return remote::listen(&config, addr, args.secret_file.as_deref()).map(|()| true);
+        return remote::listen(&config, TARGET, addr, secret).map(|()| true);
     }
     let job = Job {
         count: args.count,
         block: args.block,
-        layout: args.layout.as_str().to_owned(),
+        layout: args.layout,
         memory: args.memory,
         seed: args.seed,
     };
+    job.check(if args.connect.is_some() { 1 } else { 2 })?;
     let agent = config.agent(INITIATOR)?.build()?;
-    let (_child, target) = match &args.connect {
-        Some(addr) => {
-            let target = remote::connect(&agent, addr, args.secret_file.as_deref())?;
-            (None, target)
-        }
+    let (_process, name) = match &args.connect {
+        Some(addr) => (None, remote::connect(&agent, addr, secret)?),
         None => {
-            let child = Target::start(TARGET, &config, &agent)?;
-            agent.load_metadata(&child.metadata)?;
-            (Some(child), TARGET.to_owned())
+            let process = TargetProcess::start(TARGET, &config, &agent)?;
+            let name = agent.load_metadata(&process.metadata)?;
+            (Some(process), name)
         }
     };
-    let report = measure(args, &config, &agent, &target, &job);
-    job::stop(&agent, &target);
+    let target = Target {
+        agent: &agent,
+        name: &name,
+    };
+    let report = measure(args, &config, target, &job);
+    target.stop();
     let report = report?;
-    print(&report, args.json);
+    print(&report, args.json)?;
     agent.shutdown(Duration::from_secs(2))?;
     Ok(report.verified)
 }
@@ -147,34 +157,15 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
 fn measure(
     args: &BenchArgs,
     config: &nixl::Config,
-    agent: &Agent,
-    target: &str,
+    target: Target<'_>,
     job: &Job,
 ) -> Result<Report> {
-    let rig = Rig::new(agent, target, job, args.op)?;
-    let iters = args
-        .iters
-        .unwrap_or_else(|| default_iters(job.bytes()))
-        .max(1);
-    let mut verified = true;
-    // The first transfer proves the bytes and warms up; the last proves them again.
-    rig.fill(args.seed)?;
-    rig.transfer()?;
-    verified &= rig.check(args.seed)?.is_none();
-    let last = args.seed.wrapping_add(1);
-    rig.fill(last)?;
-    let other = vec![1_u8; args.evict];
-    let samples = (0..iters)
-        .map(|_| {
-            evict(&other);
-            rig.transfer()
-        })
-        .collect::<Result<Vec<Sample>>>()?;
-    verified &= rig.check(last)?.is_none();
+    let rig = Rig::new(target, job, args.op)?;
+    let (samples, verified) = sample(args, &rig, job)?;
     let mut total: Times = samples.iter().map(|s| s.total).collect();
     let mut post: Times = samples.iter().map(|s| s.post).collect();
-    let receipt = rig.receipt();
-    let us = |d: Duration| (d.as_secs_f64() * 1e9).round() / 1e3;
+    let Receipt { path, lanes, .. } = rig.receipt()?;
+    let us = |d: Duration| d.as_nanos() as f64 / 1e3;
     Ok(Report {
         op: args.op.as_str(),
         block: job.block,
@@ -182,21 +173,44 @@ fn measure(
         layout: args.layout.as_str(),
         memory: args.memory.as_str(),
         backend: args.backend.to_string(),
-        path: receipt.as_ref().map_or("none", |r| r.path).to_owned(),
-        lanes: receipt.map_or_else(String::new, |r| r.lanes.to_string()),
+        path,
         streams: config.tcp.streams,
-        threads: config.agent.copy_threads,
-        iters,
         gbps: job.bytes() as f64 / total.percentile(50).as_secs_f64() / 1e9,
         total_us: Percentiles {
             p50: us(total.percentile(50)),
             p99: us(total.percentile(99)),
         },
         post_us: us(post.percentile(50)),
-        post_p99_us: us(post.percentile(99)),
         prep_us: us(rig.prepare),
         verified,
+        lanes: lanes.to_string(),
+        threads: config.agent.copy_threads,
+        iters: samples.len(),
+        post_p99_us: us(post.percentile(99)),
+        idle_cpu_percent: args
+            .idle
+            .map(|seconds| idle::cpu_percent(Duration::from_secs(seconds))),
     })
+}
+
+/// The timed transfers, and whether every byte was right: the first transfer proves it and warms
+/// up, the last proves it again.
+fn sample(args: &BenchArgs, rig: &Rig<'_>, job: &Job) -> Result<(Vec<Sample>, bool)> {
+    rig.fill(args.seed)?;
+    rig.transfer()?;
+    let first = rig.check(args.seed)?;
+    let last = args.seed.wrapping_add(1);
+    rig.fill(last)?;
+    let other = vec![1_u8; args.evict];
+    let iters = args.iters.unwrap_or_else(|| default_iters(job.bytes()));
+    let samples = (0..iters)
+        .map(|_| {
+            evict(&other);
+            rig.transfer()
+        })
+        .collect::<Result<_>>()?;
+    let last = rig.check(last)?;
+    Ok((samples, first.is_none() && last.is_none()))
 }
 
 /// Reads a byte of every cache line.
@@ -206,35 +220,39 @@ fn evict(other: &[u8]) {
 }
 
 /// Enough for stable percentiles within a few seconds.
-fn default_iters(bytes: u64) -> usize {
-    (4_000_000_000 / bytes.max(400_000)).clamp(7, 10_000) as usize
+fn default_iters(bytes: u64) -> u32 {
+    (4_000_000_000 / bytes.max(400_000)).clamp(7, 10_000) as u32
 }
 
-fn print(r: &Report, json: bool) {
+fn print(r: &Report, json: bool) -> Result<()> {
     if json {
-        // Strings and numbers always serialise.
-        println!("{}", serde_json::to_string(r).unwrap_or_default());
-        return;
+        return out::json(r);
     }
-    println!(
-        "{} of {} x {} B, {} layout, {} memory",
-        r.op, r.count, r.block, r.layout, r.memory
-    );
-    println!("  path       {} ({})", r.path, r.lanes);
-    println!("  bandwidth  {:.2} GB/s (median of {})", r.gbps, r.iters);
-    println!(
-        "  total      p50 {:.1} us   p99 {:.1} us",
-        r.total_us.p50, r.total_us.p99
-    );
-    println!(
-        "  post       p50 {:.1} us   p99 {:.1} us",
-        r.post_us, r.post_p99_us
-    );
-    println!("  prepare    {:.1} us", r.prep_us);
-    let verdict = if r.verified {
-        "every byte is right"
-    } else {
-        "WRONG BYTES"
-    };
-    println!("  checked    {verdict}");
+    let idle = r.idle_cpu_percent.map_or_else(String::new, |percent| {
+        format!("\n  idle       {percent:.3} % of a core")
+    });
+    out::line(&format!(
+        "{} of {} x {} B, {} layout, {} memory
+  path       {} ({})
+  bandwidth  {:.2} GB/s (median of {})
+  total      p50 {:.1} us   p99 {:.1} us
+  post       p50 {:.1} us   p99 {:.1} us
+  prepare    {:.1} us{idle}
+  checked    {}",
+        r.op,
+        r.count,
+        r.block,
+        r.layout,
+        r.memory,
+        r.path,
+        r.lanes,
+        r.gbps,
+        r.iters,
+        r.total_us.p50,
+        r.total_us.p99,
+        r.post_us,
+        r.post_p99_us,
+        r.prep_us,
+        out::verdict(r.verified)
+    ))
 }

@@ -2,14 +2,17 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use nixl::{Agent, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::job::{hex, serve, unhex};
+use crate::{
+    out,
+    talk::{hex, serve, unhex},
+};
 
 /// Hidden subcommand that runs the target.
 pub(crate) const SUBCOMMAND: &str = "__target";
@@ -18,6 +21,7 @@ pub(crate) const SUBCOMMAND: &str = "__target";
 #[derive(Serialize, Deserialize)]
 struct Hello {
     name: String,
+    initiator: String,
     config: nixl::Config,
     metadata: String,
 }
@@ -29,54 +33,62 @@ struct Ready {
 }
 
 /// A running target process. Dropping it kills it.
-pub(crate) struct Target {
+pub(crate) struct TargetProcess {
     child: Child,
-    // Held open: its end tells the child that the parent is gone.
-    _stdin: ChildStdin,
     /// The target's metadata.
     pub(crate) metadata: Vec<u8>,
 }
 
-impl Target {
-    /// Starts a target named `name` and waits until it answers.
+impl TargetProcess {
+    /// Starts a target named `name` for `agent` and waits until it answers.
     pub(crate) fn start(name: &str, config: &nixl::Config, agent: &Agent) -> Result<Self> {
         let what = |e: &dyn std::fmt::Display| Error::os("starting the target process", e);
         let exe = std::env::current_exe().map_err(|e| what(&e))?;
-        let mut child = Command::new(exe)
+        let child = Command::new(exe)
             .arg(SUBCOMMAND)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|e| what(&e))?;
-        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(what(&"its pipes are missing"));
+        let mut this = Self {
+            child,
+            metadata: Vec::new(),
         };
         let hello = Hello {
             name: name.to_owned(),
+            initiator: agent.name().to_owned(),
             config: config.clone(),
             metadata: hex(&agent.metadata()?),
         };
-        let line = serde_json::to_string(&hello).map_err(|e| what(&e))?;
-        writeln!(stdin, "{line}").map_err(|e| what(&e))?;
-        let mut answer = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut answer)
-            .map_err(|e| what(&e))?;
-        let ready: Ready = serde_json::from_str(&answer).map_err(|_| {
-            let status = child.wait().map(|s| s.to_string()).unwrap_or_default();
-            what(&format_args!(
+        let answer = this.greet(&hello).map_err(|e| what(&e))?;
+        let Ok(ready) = serde_json::from_str::<Ready>(&answer) else {
+            let status = this.child.wait().map_err(|e| what(&e))?;
+            return Err(what(&format_args!(
                 "it ended before it was ready ({status}); see above"
-            ))
-        })?;
-        Ok(Self {
-            child,
-            _stdin: stdin,
-            metadata: unhex(&ready.metadata)?,
-        })
+            )));
+        };
+        this.metadata = unhex(&ready.metadata)?;
+        Ok(this)
+    }
+
+    /// Says hello and reads the answer, empty if the child ended instead.
+    fn greet(&mut self, hello: &Hello) -> std::io::Result<String> {
+        let (Some(mut stdin), Some(stdout)) = (self.child.stdin.take(), self.child.stdout.take())
+        else {
+            return Err(std::io::Error::other("its pipes are missing"));
+        };
+        match writeln!(stdin, "{}", serde_json::to_string(hello)?) {
+            // It ended already; the answer will be missing, too.
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => return Err(e),
+            _ => {}
+        }
+        let mut answer = String::new();
+        BufReader::new(stdout).read_line(&mut answer)?;
+        Ok(answer)
     }
 }
 
-impl Drop for Target {
+impl Drop for TargetProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -97,8 +109,8 @@ pub(crate) fn run() -> Result<()> {
     let ready = Ready {
         metadata: hex(&agent.metadata()?),
     };
-    println!("{}", serde_json::to_string(&ready).map_err(|e| what(&e))?);
-    serve(&agent)?;
+    out::json(&ready)?;
+    serve(&agent, Some(hello.initiator))?;
     agent.shutdown(Duration::from_secs(2))
 }
 

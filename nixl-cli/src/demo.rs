@@ -9,11 +9,14 @@ use serde::Serialize;
 
 use crate::{
     backend::BackendChoice,
-    child::Target,
+    child::TargetProcess,
     guide,
-    job::{self, Job, Memory},
+    job::{Job, Memory},
+    layout::Layout,
     measure::{Rig, Times},
-    model::KvShape,
+    model::{KvShape, MAX_LAYERS, MAX_TOKEN_BYTES},
+    out::{self, size},
+    talk::Target,
 };
 
 /// Move a model's KV cache between two processes here, and check every byte.
@@ -21,18 +24,21 @@ use crate::{
 pub(crate) struct DemoArgs {
     /// Model: llama3.1-8b, llama3.1-70b, qwen3-8b or deepseek-v3
     #[arg(long, default_value = "llama3.1-8b")]
-    model: String,
+    model: KvShape,
     /// Take the shape from a Hugging Face config.json
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "layers"])]
     config: Option<PathBuf>,
     /// Layers of a custom shape
-    #[arg(long, requires = "token_bytes", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, requires = "token_bytes", conflicts_with = "model",
+          value_parser = clap::value_parser!(u64).range(1..=MAX_LAYERS))]
     layers: Option<u64>,
     /// Tensors per layer of a custom shape: 2 (keys, values) or 1 (MLA)
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=2))]
+    #[arg(long, requires = "layers", default_value_t = 2,
+          value_parser = clap::value_parser!(u64).range(1..=2))]
     tensors: u64,
     /// Bytes of one token in one tensor of a custom shape
-    #[arg(long, requires = "layers", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    #[arg(long, requires = "layers",
+          value_parser = clap::value_parser!(u64).range(1..=MAX_TOKEN_BYTES))]
     token_bytes: Option<u64>,
     /// Tokens in the prompt
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
@@ -40,7 +46,7 @@ pub(crate) struct DemoArgs {
     /// Tokens in a page
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=4096))]
     block_tokens: u64,
-    /// Paths to allow: auto, ipc, shm, cma, tcp or ucx
+    /// Backend or path to use: auto, ipc, shm, cma, tcp or ucx
     #[arg(long, default_value = "auto")]
     backend: BackendChoice,
     /// One JSON object on standard output
@@ -56,7 +62,7 @@ struct Report {
     blocks: u64,
     block_bytes: u64,
     bytes: u64,
-    path: String,
+    path: &'static str,
     gbps: f64,
     seconds: f64,
     ttft_overhead_ms: f64,
@@ -74,13 +80,14 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
     let job = Job {
         count: shape.blocks(args.tokens, args.block_tokens),
         block: shape.block_bytes(args.block_tokens),
-        layout: "random".to_owned(),
+        layout: Layout::Random,
         memory: Memory::Owned,
         seed: 0x6b76,
     };
-    let progress = Steps::new(args.json);
+    job.check(2)?;
+    let progress = Steps { quiet: args.json };
     progress.say(&format!(
-        "{}: {} tokens, {} blocks of {} in random order, {} in all",
+        "{}: {} tokens, {} blocks of {}, {} in all",
         shape.model,
         args.tokens,
         job.count,
@@ -90,25 +97,33 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
     let config = args.backend.config()?;
     let agent = config.agent(DECODE)?.build()?;
     progress.say("starting the prefill process");
-    let prefill = Target::start(PREFILL, &config, &agent)?;
+    let prefill = TargetProcess::start(PREFILL, &config, &agent)?;
     agent.load_metadata(&prefill.metadata)?;
-    let rig = Rig::new(&agent, PREFILL, &job, Op::Read)?;
-    let moved = pull(&rig, &job, &progress);
-    job::stop(&agent, PREFILL);
+    let target = Target {
+        agent: &agent,
+        name: PREFILL,
+    };
+    let moved = pull(target, &job, &progress);
+    target.stop();
     let moved = moved?;
+    let seconds = moved.median.as_secs_f64();
     let report = Report {
         model: shape.model,
         tokens: args.tokens,
         blocks: job.count,
         block_bytes: job.block,
         bytes: job.bytes(),
-        path: moved.receipt.path.to_owned(),
-        gbps: job.bytes() as f64 / moved.median.as_secs_f64() / 1e9,
-        seconds: moved.median.as_secs_f64(),
-        ttft_overhead_ms: moved.median.as_secs_f64() * 1e3,
+        path: moved.receipt.path,
+        gbps: job.bytes() as f64 / seconds / 1e9,
+        seconds,
+        ttft_overhead_ms: seconds * 1e3,
         verified: moved.wrong.is_none(),
     };
-    print(&report, &moved, args.json);
+    if args.json {
+        out::json(&report)?;
+    } else {
+        out::line(&text(&report, &moved))?;
+    }
     agent.shutdown(Duration::from_secs(2))?;
     Ok(report.verified)
 }
@@ -122,94 +137,77 @@ struct Moved {
 
 /// First a transfer as a decode worker would see it, then some to time; all bytes checked after
 /// the first and after the last.
-fn pull(rig: &Rig<'_>, job: &Job, progress: &Steps) -> Result<Moved> {
+fn pull(target: Target<'_>, job: &Job, progress: &Steps) -> Result<Moved> {
+    let rig = Rig::new(target, job, Op::Read)?;
     progress.say("prefill writes its cache");
     rig.fill(1)?;
+    progress.say("decode pulls it, block by block in random order");
     let bar = progress.bar(job.bytes());
     let first = rig.transfer_watched(|request| bar.set_position(request.moved()))?;
     bar.finish_and_clear();
     progress.say("decode checks every byte");
-    let mut wrong = rig.check(1)?;
-    progress.say(&format!("timing {ITERS} more transfers"));
+    let wrong = rig.check(1)?;
+    progress.say(&format!("{ITERS} more transfers, timed"));
     rig.fill(2)?;
     let mut times = (0..ITERS)
         .map(|_| rig.transfer().map(|s| s.total))
         .collect::<Result<Times>>()?;
     progress.say("decode checks every byte again");
-    wrong = wrong.or(rig.check(2)?);
-    let receipt = rig
-        .receipt()
-        .ok_or_else(|| Error::new(ErrorKind::Backend, "the transfer left no receipt"))?;
     Ok(Moved {
-        first: first.total,
+        first,
         median: times.percentile(50),
-        receipt,
-        wrong,
+        receipt: rig.receipt()?,
+        wrong: wrong.or(rig.check(2)?),
     })
 }
 
 fn shape(args: &DemoArgs) -> Result<KvShape> {
-    let bad = |text: String| Error::new(ErrorKind::ApiMisuse, text);
     if let Some(file) = &args.config {
-        let json =
-            std::fs::read_to_string(file).map_err(|e| bad(format!("{}: {e}", file.display())))?;
-        return KvShape::from_config(&json).map_err(|e| bad(format!("{}: {e}", file.display())));
+        let bad = |e: &dyn std::fmt::Display| {
+            Error::new(ErrorKind::ApiMisuse, format!("{}: {e}", file.display()))
+        };
+        let json = std::fs::read_to_string(file).map_err(|e| bad(&e))?;
+        return KvShape::from_config(&json).map_err(|e| bad(&e));
     }
-    if let (Some(layers), Some(token_bytes)) = (args.layers, args.token_bytes) {
-        return Ok(KvShape {
+    Ok(match (args.layers, args.token_bytes) {
+        (Some(layers), Some(token_bytes)) => KvShape {
             model: "custom".to_owned(),
             layers,
             tensors: args.tensors,
             token_bytes,
-        });
-    }
-    KvShape::named(&args.model).ok_or_else(|| {
-        bad(format!(
-            "unknown model {:?}; known: {}; or give --config, or --layers and --token-bytes",
-            args.model,
-            KvShape::names().join(", ")
-        ))
+        },
+        _ => args.model.clone(),
     })
 }
 
-fn print(r: &Report, moved: &Moved, json: bool) {
-    if json {
-        // Strings and numbers always serialise.
-        println!("{}", serde_json::to_string(r).unwrap_or_default());
-        return;
-    }
+fn text(r: &Report, moved: &Moved) -> String {
     let ms = |d: Duration| format!("{:.1} ms", d.as_secs_f64() * 1e3);
-    let merged = moved.receipt.merged;
-    println!();
-    println!("  model         {}, {} tokens", r.model, r.tokens);
-    println!(
-        "  moved         {} in {} blocks of {} ({merged} after merging)",
+    let wrong = moved
+        .wrong
+        .map_or_else(String::new, |block| format!(", first in block {block}"));
+    format!(
+        "
+  model         {}, {} tokens
+  moved         {} in {} blocks of {} ({} after merging)
+  path          {} ({})
+  bandwidth     {:.2} GB/s (median of {ITERS})
+  added to TTFT {} (the very first transfer: {})
+  the guide     {}
+  checked       {}{wrong}",
+        r.model,
+        r.tokens,
         size(r.bytes),
         r.blocks,
-        size(r.block_bytes)
-    );
-    println!("  path          {} ({})", r.path, moved.receipt.lanes);
-    println!("  bandwidth     {:.2} GB/s (median of {ITERS})", r.gbps);
-    println!(
-        "  added to TTFT {} (the very first transfer: {})",
+        size(r.block_bytes),
+        moved.receipt.merged,
+        r.path,
+        moved.receipt.lanes,
+        r.gbps,
         ms(moved.median),
-        ms(moved.first)
-    );
-    println!("  the guide     {}", guide::figure(&r.path));
-    match moved.wrong {
-        None => println!("  checked       every byte is right"),
-        Some(block) => println!("  checked       WRONG BYTES, first in block {block}"),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 3] = [("GB", 1_000_000_000), ("MB", 1_000_000), ("KiB", 1024)];
-    let unit = UNITS.iter().find(|(_, one)| bytes >= *one);
-    match unit {
-        Some((name, one)) if bytes.is_multiple_of(*one) => format!("{} {name}", bytes / one),
-        Some((name, one)) => format!("{:.1} {name}", bytes as f64 / *one as f64),
-        None => format!("{bytes} B"),
-    }
+        ms(moved.first),
+        guide::figure(r.path),
+        out::verdict(r.verified),
+    )
 }
 
 /// What goes on meanwhile, on standard error; silent with `--json`.
@@ -218,10 +216,6 @@ struct Steps {
 }
 
 impl Steps {
-    fn new(quiet: bool) -> Self {
-        Self { quiet }
-    }
-
     fn say(&self, text: &str) {
         if !self.quiet {
             eprintln!("{text}");

@@ -1,18 +1,9 @@
-//! A transfer job between two processes: what it moves, and how the two sides talk about it.
-//!
-//! The *target* holds one region and answers orders; the *initiator* transfers and gives them.
-//! Orders and answers are notifications of the library itself, so one host and two hosts work the
-//! same way.
+//! A transfer job between two processes: how much it moves, from where to where.
 
-use std::time::Duration;
-
-use nixl::{Agent, DescList, MemKind, Region, Result, Run};
+use nixl::{Agent, DescList, Error, ErrorKind, Region, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{layout::Layout, pattern::Blocks};
-
-/// Patience with the other process: filling and checking gigabytes takes a while.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::{layout::Layout, out::size, pattern::Blocks};
 
 /// Which memory a side uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,16 +38,9 @@ impl Memory {
             Self::Caller => "caller",
         }
     }
-
-    fn allocate(self, agent: &Agent, len: u64) -> Result<Region> {
-        match self {
-            Self::Owned => agent.allocate(len),
-            Self::Caller => agent.register_buffer(vec![0; len as usize]),
-        }
-    }
 }
 
-/// What is moved; equal on both sides but for the seed of the order.
+/// What is moved; the same on both sides but for the order of the blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Job {
     /// Blocks.
@@ -64,23 +48,80 @@ pub(crate) struct Job {
     /// Bytes in each.
     pub(crate) block: u64,
     /// How they lie.
-    pub(crate) layout: String,
+    pub(crate) layout: Layout,
     /// In which memory.
     pub(crate) memory: Memory,
     /// Decides both sides' orders.
     pub(crate) seed: u64,
 }
 
-impl Job {
-    /// The layout by its name.
-    pub(crate) fn layout(&self) -> Layout {
-        // The name came from `Layout::as_str`, or from a peer: unknown ones mean no merging.
-        self.layout.parse().unwrap_or(Layout::Random)
-    }
+/// What a side keeps for each block besides its bytes: slot, descriptor, prepared list, plan.
+const BOOKKEEPING: u64 = 160;
 
+impl Job {
     /// Bytes in all blocks.
     pub(crate) fn bytes(&self) -> u64 {
-        self.count * self.block
+        self.count.saturating_mul(self.block)
+    }
+
+    /// Bytes of one side's region.
+    fn region(&self) -> u64 {
+        let slots = self.layout.slots(self.count);
+        slots.saturating_mul(self.block)
+    }
+
+    /// Whether this machine can hold `sides` sides of the job. Jobs come from other hosts, too.
+    ///
+    /// Errors: `ApiMisuse` without a block, `Exhausted` with the figures.
+    pub(crate) fn check(&self, sides: u64) -> Result<()> {
+        if self.block == 0 || !(1..u64::from(u32::MAX)).contains(&self.count) {
+            let text = format!("{} blocks of {} bytes are no job", self.count, self.block);
+            return Err(Error::new(ErrorKind::ApiMisuse, text));
+        }
+        let side = self
+            .region()
+            .saturating_add(self.count.saturating_mul(BOOKKEEPING));
+        match free_memory() {
+            Some(free) if side.saturating_mul(sides) > free => {
+                let text = format!(
+                    "{} for each side of the transfer, {sides} of them here, do not fit into the \
+                     {} of free memory; take fewer or smaller blocks",
+                    size(side),
+                    size(free)
+                );
+                Err(Error::new(ErrorKind::Exhausted, text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Bytes that can be allocated without swapping (`MemAvailable` of proc_meminfo(5)).
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Which side of a job: their blocks lie in different orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Answers.
+    Target,
+    /// Posts.
+    Initiator,
+}
+
+impl Role {
+    /// Slot of each block.
+    fn order(self, job: &Job) -> Vec<u64> {
+        let salt = match self {
+            Self::Target => 1,
+            Self::Initiator => 2,
+        };
+        let seed = job.seed.wrapping_mul(31).wrapping_add(salt);
+        job.layout.order(job.count, seed)
     }
 }
 
@@ -93,15 +134,16 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    /// Allocates memory for `job`; `salt` makes the two sides' orders differ.
-    pub(crate) fn new(agent: &Agent, job: &Job, salt: u64) -> Result<Self> {
-        let layout = job.layout();
-        let region = job
-            .memory
-            .allocate(agent, layout.slots(job.count) * job.block)?;
+    /// Allocates memory for a job that was checked.
+    pub(crate) fn new(agent: &Agent, job: &Job, role: Role) -> Result<Self> {
+        let len = job.region();
+        let region = match job.memory {
+            Memory::Owned => agent.allocate(len)?,
+            Memory::Caller => agent.register_buffer(vec![0; len as usize])?,
+        };
         Ok(Self {
             region,
-            slots: layout.order(job.count, job.seed.wrapping_mul(31).wrapping_add(salt)),
+            slots: role.order(job),
             block: job.block,
         })
     }
@@ -112,167 +154,59 @@ impl Side {
             region: &self.region,
             slots: &self.slots,
             block_bytes: self.block,
-            base: 0,
         }
     }
 
-    /// Descriptors of the blocks, in block order, for memory that begins at `base`.
-    fn descriptors(&self, base: u64) -> DescList {
-        let mut list = DescList::new(MemKind::Dram);
-        list.extend(
-            self.slots
-                .iter()
-                .map(|slot| Run::single(base + slot * self.block, self.block, 0)),
-        );
-        list
-    }
-
-    /// Descriptors of this side's blocks.
-    pub(crate) fn here(&self) -> DescList {
-        self.descriptors(self.region.addr())
+    /// Descriptors of the blocks, in block order.
+    pub(crate) fn descriptors(&self) -> DescList {
+        descriptors(&self.slots, self.block, self.region.addr())
     }
 }
 
-/// Salt of the target's order.
-pub(crate) const TARGET: u64 = 1;
-/// Salt of the initiator's order.
-pub(crate) const INITIATOR: u64 = 2;
-
-/// Descriptors of the target's blocks, computed by the initiator.
-pub(crate) fn remote_descriptors(job: &Job, base: u64) -> DescList {
-    let slots = job
-        .layout()
-        .order(job.count, job.seed.wrapping_mul(31).wrapping_add(TARGET));
-    let mut list = DescList::new(MemKind::Dram);
-    list.extend(
-        slots
-            .iter()
-            .map(|slot| Run::single(base + slot * job.block, job.block, 0)),
-    );
-    list
-}
-
-/// What the initiator wants of the target.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Order {
-    /// Allocate memory for a job.
-    Prepare(Job),
-    /// Write every block's pattern under this seed.
-    Fill(u64),
-    /// Overwrite every block.
-    Poison,
-    /// Compare every byte with the pattern under this seed.
-    Check(u64),
-    /// End.
-    Stop,
-}
-
-/// What the target says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Answer {
-    /// Done, and for a check: all bytes are right.
-    Good,
-    /// The job's memory begins at this address; the metadata (in hexadecimal) names it.
-    Ready {
-        /// First address.
-        base: u64,
-        /// The target's new metadata.
-        metadata: String,
-    },
-    /// The first block with a wrong byte.
-    WrongBlock(u64),
-    /// An error.
-    Failed(String),
-}
-
-/// Serves one initiator until it says stop.
-pub(crate) fn serve(agent: &Agent) -> Result<()> {
-    let mut side = None;
-    loop {
-        let Some(order) = agent.wait_notification(PATIENCE) else {
-            return Err(gone("no order came from the initiator"));
-        };
-        let from = order.from.to_string();
-        let answer = match serde_json::from_slice(&order.data) {
-            Ok(Order::Stop) => return Ok(()),
-            Ok(order) => {
-                obey(agent, &order, &mut side).unwrap_or_else(|e| Answer::Failed(e.to_string()))
-            }
-            Err(e) => Answer::Failed(format!("not an order: {e}")),
-        };
-        agent.notify(&from, json(&answer).as_bytes())?;
+/// Descriptors of the target's blocks, for the initiator; its memory begins at `base`.
+pub(crate) fn target_descriptors(job: &Job, base: u64) -> Result<DescList> {
+    if base.checked_add(job.region()).is_none() {
+        let text = "the target's memory wraps around the address space";
+        return Err(Error::new(ErrorKind::PeerMisbehaved, text));
     }
+    Ok(descriptors(&Role::Target.order(job), job.block, base))
 }
 
-fn obey(agent: &Agent, order: &Order, side: &mut Option<Side>) -> Result<Answer> {
-    if let Order::Prepare(job) = order {
-        let new = side.insert(Side::new(agent, job, TARGET)?);
-        return Ok(Answer::Ready {
-            base: new.region.addr(),
-            metadata: hex(&agent.metadata()?),
-        });
-    }
-    let blocks = side
-        .as_ref()
-        .ok_or_else(|| gone("no job was prepared"))?
-        .blocks();
-    let wrong = match order {
-        Order::Fill(seed) => blocks.fill(*seed).map(|()| None),
-        Order::Poison => blocks.poison().map(|()| None),
-        Order::Check(seed) => blocks.check(*seed),
-        Order::Prepare(_) | Order::Stop => Ok(None),
-    }?;
-    Ok(wrong.map_or(Answer::Good, Answer::WrongBlock))
+fn descriptors(slots: &[u64], block: u64, base: u64) -> DescList {
+    DescList::dram(slots.iter().map(|slot| (base + slot * block, block)))
 }
 
-/// Makes the target allocate memory for `job` and learns about it; returns its first address.
-pub(crate) fn prepare(agent: &Agent, target: &str, job: &Job) -> Result<u64> {
-    match order(agent, target, &Order::Prepare(job.clone()))? {
-        Answer::Ready { base, metadata } => {
-            agent.load_metadata(&unhex(&metadata)?)?;
-            Ok(base)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(count: u64, block: u64) -> Job {
+        Job {
+            count,
+            block,
+            layout: Layout::Strided,
+            memory: Memory::Owned,
+            seed: 1,
         }
-        Answer::Failed(why) => Err(gone(&format!("the target cannot prepare: {why}"))),
-        other => Err(gone(&format!("the target answered {other:?}"))),
     }
-}
 
-/// Gives an order and waits for the answer.
-pub(crate) fn order(agent: &Agent, target: &str, order: &Order) -> Result<Answer> {
-    agent.notify(target, json(order).as_bytes())?;
-    let answer = agent
-        .wait_notification(PATIENCE)
-        .ok_or_else(|| gone("the target does not answer"))?;
-    serde_json::from_slice(&answer.data)
-        .map_err(|e| gone(&format!("the target's answer does not parse: {e}")))
-}
+    #[test]
+    fn impossible_jobs_are_refused_before_memory_is_touched() {
+        assert_eq!(job(4, 8).check(2), Ok(()));
+        for (count, block, kind) in [
+            (0, 1, ErrorKind::ApiMisuse),
+            (1, 0, ErrorKind::ApiMisuse),
+            (u64::MAX, 1, ErrorKind::ApiMisuse),
+            (1, u64::MAX, ErrorKind::Exhausted),
+            (1 << 31, 1 << 40, ErrorKind::Exhausted),
+        ] {
+            assert_eq!(job(count, block).check(1).unwrap_err().kind(), kind);
+        }
+    }
 
-/// Tells the target to end; it may be gone already.
-pub(crate) fn stop(agent: &Agent, target: &str) {
-    let _ = agent.notify(target, json(&Order::Stop).as_bytes());
-}
-
-fn json(value: &impl Serialize) -> String {
-    // Plain enums of numbers and strings always serialise.
-    serde_json::to_string(value).unwrap_or_default()
-}
-
-fn gone(what: &str) -> nixl::Error {
-    nixl::Error::new(nixl::ErrorKind::PeerGone, what.to_owned())
-}
-
-/// Bytes as text.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Text from [`hex`] as bytes.
-pub(crate) fn unhex(text: &str) -> Result<Vec<u8>> {
-    let digit = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
-    let pair = |p: &[u8]| Some((digit(p[0])? << 4) | digit(p[1])?);
-    text.as_bytes()
-        .chunks_exact(2)
-        .map(pair)
-        .collect::<Option<_>>()
-        .ok_or_else(|| nixl::Error::new(nixl::ErrorKind::Malformed, "metadata is not hexadecimal"))
+    #[test]
+    fn a_target_cannot_make_descriptors_wrap() {
+        let e = target_descriptors(&job(4, 8), u64::MAX - 8).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::PeerMisbehaved);
+    }
 }

@@ -2,8 +2,11 @@
 
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// How a benchmark's blocks lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Layout {
     /// One after the other: everything merges.
     Adjacent,
@@ -40,7 +43,7 @@ impl Layout {
     pub(crate) fn slots(self, count: u64) -> u64 {
         match self {
             Self::Adjacent | Self::Random => count,
-            Self::Strided => 2 * count,
+            Self::Strided => count.saturating_mul(2),
         }
     }
 
@@ -80,11 +83,10 @@ fn random(count: u64, seed: u64) -> Vec<u64> {
 }
 
 /// SplitMix64: small, seeded, the same everywhere.
-pub(crate) struct Rng(pub u64);
+struct Rng(u64);
 
 impl Rng {
-    /// The next number.
-    pub(crate) fn next(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -93,7 +95,7 @@ impl Rng {
     }
 
     /// A number below `n`.
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
+    fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 }

@@ -5,15 +5,18 @@ mod bench;
 mod child;
 mod demo;
 mod guide;
+mod idle;
 mod job;
 mod layout;
 mod measure;
 mod model;
+mod out;
 mod pattern;
 mod plan;
 mod remote;
+mod talk;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let good = match &cli.command {
         Command::Demo(args) => demo::run(args),

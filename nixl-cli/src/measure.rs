@@ -2,17 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use nixl::{Agent, Op, PreparedLocal, PreparedRemote, Receipt, Request, Result, Select};
+use nixl::{Error, ErrorKind, Op, Receipt, Request, Result, Select, Status};
 
-use crate::job::{Answer, INITIATOR, Job, Order, Side, order, prepare, remote_descriptors};
+use crate::{
+    job::{Job, Role, Side, target_descriptors},
+    talk::{Order, Target},
+};
 
-/// Longest time of one transfer.
-const LIMIT: Duration = Duration::from_secs(120);
+/// How often a watched transfer is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Longest time to reach the target.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// A request between this process and a target, ready to be posted.
 pub(crate) struct Rig<'a> {
-    agent: &'a Agent,
-    target: &'a str,
+    target: Target<'a>,
     op: Op,
     side: Side,
     request: Request,
@@ -50,18 +55,18 @@ impl FromIterator<Duration> for Times {
 
 impl<'a> Rig<'a> {
     /// Allocates memory on both sides and prepares the request.
-    pub(crate) fn new(agent: &'a Agent, target: &'a str, job: &Job, op: Op) -> Result<Self> {
-        let side = Side::new(agent, job, INITIATOR)?;
-        agent.connect(target, Duration::from_secs(10))?;
-        let base = prepare(agent, target, job)?;
-        let (here, there) = (side.here(), remote_descriptors(job, base));
+    pub(crate) fn new(target: Target<'a>, job: &Job, op: Op) -> Result<Self> {
+        let agent = target.agent;
+        let side = Side::new(agent, job, Role::Initiator)?;
+        agent.connect(target.name, CONNECT)?;
+        let base = target.prepare(job)?;
+        let (here, there) = (side.descriptors(), target_descriptors(job, base)?);
         let begun = Instant::now();
-        let local: PreparedLocal = agent.prepare_local(&here)?;
-        let remote: PreparedRemote = agent.prepare_remote(target, &there)?;
+        let local = agent.prepare_local(&here)?;
+        let remote = agent.prepare_remote(target.name, &there)?;
         let request = agent.request(op, &local, Select::All, &remote, Select::All)?;
         let prepare = begun.elapsed();
         Ok(Self {
-            agent,
             target,
             op,
             side,
@@ -76,79 +81,53 @@ impl<'a> Rig<'a> {
         match self.op {
             Op::Read => {
                 blocks.poison()?;
-                self.ask(&Order::Fill(seed))
+                self.target.order(&Order::Fill(seed))
             }
             Op::Write => {
                 blocks.fill(seed)?;
-                self.ask(&Order::Poison)
+                self.target.order(&Order::Poison)
             }
         }
     }
 
-    /// Whether every byte of the destination is right; else the first wrong block.
+    /// The destination's first block with a wrong byte.
     pub(crate) fn check(&self, seed: u64) -> Result<Option<u64>> {
         match self.op {
             Op::Read => self.side.blocks().check(seed),
-            Op::Write => match order(self.agent, self.target, &Order::Check(seed))? {
-                Answer::Good => Ok(None),
-                Answer::WrongBlock(block) => Ok(Some(block)),
-                Answer::Failed(why) => Err(target_failed(why)),
-                other @ Answer::Ready { .. } => {
-                    Err(target_failed(format!("it answered {other:?}")))
-                }
-            },
+            Op::Write => self.target.check(seed),
         }
     }
 
-    fn ask(&self, what: &Order) -> Result<()> {
-        match order(self.agent, self.target, what)? {
-            Answer::Good => Ok(()),
-            Answer::Failed(why) => Err(target_failed(why)),
-            other => Err(target_failed(format!("it answered {other:?}"))),
-        }
-    }
-
-    /// One transfer, timed.
+    /// One transfer, timed. It ends by the request's deadline.
     pub(crate) fn transfer(&self) -> Result<Sample> {
         let begun = Instant::now();
         self.request.post()?;
         let post = begun.elapsed();
-        self.request.wait(LIMIT)?;
+        self.request.wait(Duration::MAX)?;
         Ok(Sample {
             post,
             total: begun.elapsed(),
         })
     }
 
-    /// Starts a transfer and lets `watch` look at it until it ends.
-    pub(crate) fn transfer_watched(&self, mut watch: impl FnMut(&Request)) -> Result<Sample> {
+    /// One transfer that `watch` looks at until it ends; how long it took.
+    pub(crate) fn transfer_watched(&self, mut watch: impl FnMut(&Request)) -> Result<Duration> {
         let begun = Instant::now();
         self.request.post()?;
-        let post = begun.elapsed();
-        while let Err(e) = self.request.wait(Duration::from_millis(20)) {
-            if !matches!(
-                self.request.status(),
-                nixl::Status::Active | nixl::Status::Stalled
-            ) {
-                return Err(e);
+        loop {
+            let ended = self.request.wait(LOOK);
+            let total = begun.elapsed();
+            if !matches!(self.request.status(), Status::Active | Status::Stalled) {
+                // It may have ended after the wait gave up.
+                return ended.or_else(|_| self.request.wait(LOOK)).map(|()| total);
             }
             watch(&self.request);
         }
-        Ok(Sample {
-            post,
-            total: begun.elapsed(),
-        })
     }
 
     /// The account of the last transfer.
-    pub(crate) fn receipt(&self) -> Option<Receipt> {
-        self.request.receipt()
+    pub(crate) fn receipt(&self) -> Result<Receipt> {
+        let missing = || Error::new(ErrorKind::NotPosted, "no transfer left a receipt");
+        self.request.receipt().ok_or_else(missing)
     }
-}
-
-fn target_failed(why: String) -> nixl::Error {
-    nixl::Error::new(
-        nixl::ErrorKind::PeerMisbehaved,
-        format!("the target: {why}"),
-    )
 }

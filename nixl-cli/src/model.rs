@@ -1,6 +1,13 @@
 //! Shapes of the KV caches that models keep, and what a transfer of one looks like.
 
+use std::str::FromStr;
+
 use serde::Deserialize;
+
+/// Most layers of a shape.
+pub(crate) const MAX_LAYERS: u64 = 1000;
+/// Most bytes of one token in one tensor.
+pub(crate) const MAX_TOKEN_BYTES: u64 = 1 << 20;
 
 /// What decides the size of a model's KV cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +36,7 @@ const BF16: u64 = 2;
 
 impl KvShape {
     /// A model by name, in any case and spelling of its separators.
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    fn named(name: &str) -> Option<Self> {
         let plain = |s: &str| -> String {
             s.chars()
                 .filter(char::is_ascii_alphanumeric)
@@ -48,29 +55,29 @@ impl KvShape {
     }
 
     /// Names that [`KvShape::named`] knows.
-    pub(crate) fn names() -> Vec<&'static str> {
+    fn names() -> Vec<&'static str> {
         let mut names: Vec<_> = KNOWN.iter().map(|k| k.0).collect();
         names.push(DEEPSEEK_V3.0);
         names
     }
 
     /// Separate keys and values per layer.
-    pub(crate) fn gqa(model: &str, layers: u64, kv_heads: u64, head_dim: u64, dtype: u64) -> Self {
+    fn gqa(model: &str, layers: u64, kv_heads: u64, head_dim: u64, dtype: u64) -> Self {
         Self {
             model: model.to_owned(),
             layers,
             tensors: 2,
-            token_bytes: kv_heads * head_dim * dtype,
+            token_bytes: kv_heads.saturating_mul(head_dim).saturating_mul(dtype),
         }
     }
 
     /// Multi-head latent attention: one latent and one rotary key per token and layer.
-    pub(crate) fn mla(model: &str, layers: u64, rank: u64, rope: u64, dtype: u64) -> Self {
+    fn mla(model: &str, layers: u64, rank: u64, rope: u64, dtype: u64) -> Self {
         Self {
             model: model.to_owned(),
             layers,
             tensors: 1,
-            token_bytes: (rank + rope) * dtype,
+            token_bytes: rank.saturating_add(rope).saturating_mul(dtype),
         }
     }
 
@@ -78,7 +85,15 @@ impl KvShape {
     pub(crate) fn from_config(json: &str) -> Result<Self, String> {
         let config: HfConfig =
             serde_json::from_str(json).map_err(|e| format!("config.json does not parse: {e}"))?;
-        config.shape()
+        let shape = config.shape()?;
+        if shape.layers > MAX_LAYERS || !(1..=MAX_TOKEN_BYTES).contains(&shape.token_bytes) {
+            return Err(format!(
+                "config.json describes {} layers with {} bytes for each token in a tensor; \
+                 this takes 1 to {MAX_LAYERS} layers and 1 to {MAX_TOKEN_BYTES} bytes",
+                shape.layers, shape.token_bytes
+            ));
+        }
+        Ok(shape)
     }
 
     /// Blocks of a cache of `tokens` tokens in pages of `page` tokens: every layer and tensor has
@@ -93,6 +108,20 @@ impl KvShape {
     }
 }
 
+impl FromStr for KvShape {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::named(name).ok_or_else(|| {
+            format!(
+                "known models: {}; for others give --config, or --layers and --token-bytes",
+                Self::names().join(", ")
+            )
+        })
+    }
+}
+
+/// The fields of a Hugging Face `config.json` that decide the shape.
 #[derive(Deserialize)]
 struct HfConfig {
     #[serde(default)]
@@ -202,6 +231,14 @@ mod tests {
             (
                 r#"{"num_hidden_layers":2,"num_attention_heads":2,"hidden_size":8,"torch_dtype":"int3"}"#,
                 "int3",
+            ),
+            (
+                r#"{"num_hidden_layers":2,"num_attention_heads":1,"head_dim":99999999999999999}"#,
+                "bytes for each token",
+            ),
+            (
+                r#"{"num_hidden_layers":2,"num_attention_heads":64,"hidden_size":8}"#,
+                "0 bytes",
             ),
         ] {
             let e = KvShape::from_config(json).unwrap_err();

@@ -25,8 +25,6 @@ pub(crate) struct Blocks<'a> {
     pub(crate) slots: &'a [u64],
     /// Bytes in a block.
     pub(crate) block_bytes: u64,
-    /// Offset of slot 0 in the region.
-    pub(crate) base: u64,
 }
 
 impl Blocks<'_> {
@@ -35,7 +33,7 @@ impl Blocks<'_> {
             .iter()
             .enumerate()
             .flat_map(move |(block, slot)| {
-                let at = self.base + slot * self.block_bytes;
+                let at = slot * self.block_bytes;
                 (0..self.block_bytes).step_by(PAGE).map(move |offset| {
                     let len = (self.block_bytes - offset).min(PAGE as u64) as usize;
                     (block as u64, offset, at + offset, len)

@@ -1,6 +1,6 @@
 //! Two hosts: metadata over TCP, then the same orders as between two processes.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use nixl::{
     Agent, Config, Result,
@@ -10,28 +10,28 @@ use nixl::{
     },
 };
 
-use crate::job::serve;
-
-const TARGET: &str = "bench-target";
-
-/// How long `--listen` waits for an initiator.
-const WAIT: Duration = Duration::from_secs(24 * 3600);
+use crate::talk::serve;
 
 fn key(file: Option<&Path>) -> Result<Option<SharedKey>> {
     file.map(SharedKey::from_file).transpose()
 }
 
 /// Client settings with the shared key in `secret_file`.
-pub(crate) fn client(secret_file: Option<&Path>) -> Result<ClientConfig> {
+fn client(secret_file: Option<&Path>) -> Result<ClientConfig> {
     Ok(ClientConfig {
         key: key(secret_file)?,
         ..ClientConfig::default()
     })
 }
 
-/// Serves one initiator at `addr`.
-pub(crate) fn listen(config: &Config, addr: &str, secret_file: Option<&Path>) -> Result<()> {
-    let agent = Arc::new(config.agent(TARGET)?.build()?);
+/// Serves, as agent `name`, the first initiator that comes to `addr`.
+pub(crate) fn listen(
+    config: &Config,
+    name: &str,
+    addr: &str,
+    secret_file: Option<&Path>,
+) -> Result<()> {
+    let agent = Arc::new(config.agent(name)?.build()?);
     let server = MetaServer::start(
         ServerConfig {
             listen: addr.to_owned(),
@@ -44,11 +44,7 @@ pub(crate) fn listen(config: &Config, addr: &str, secret_file: Option<&Path>) ->
         "listening on {}; waiting for an initiator",
         server.local_addr()
     );
-    let waiting = std::time::Instant::now();
-    while agent.peers().is_empty() && waiting.elapsed() < WAIT {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    serve(&agent)
+    serve(&agent, None)
 }
 
 /// Exchanges metadata with the target at `addr`; returns its name.
