@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 
 use super::Agent;
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     error::fail,
     mem::Region,
     metadata::{self, Decoded, Kind, Limits, Metadata},
-    peer::{Peer, RemoteTable},
+    peer::{Peer, PeerRegions, RemoteTable},
 };
 
 /// Names of loaded peers.
@@ -152,7 +153,7 @@ impl Agent {
         Ok(Arc::new(Peer::new(
             &self.shared,
             PeerAddress { card },
-            table,
+            PeerRegions::Told(RwLock::new(table)),
         )))
     }
 
@@ -271,18 +272,10 @@ impl Agent {
     // --- loopback ---
 
     pub(super) fn load_self(&self) {
-        let mut table = RemoteTable::default();
-        let regions = self.shared.regions.all();
-        regions.iter().for_each(|r| table.insert(r.card()));
+        let regions = PeerRegions::Own(self.shared.regions.clone());
         let card = self.shared.card.clone();
-        let peer = Peer::new(&self.shared, PeerAddress { card }, table);
+        let peer = Peer::new(&self.shared, PeerAddress { card }, regions);
         self.install(&Arc::new(peer));
-    }
-
-    pub(super) fn tell_self(&self, change: impl FnOnce(&mut RemoteTable)) {
-        if let Ok(me) = self.peer(self.name()) {
-            change(&mut me.regions().write());
-        }
     }
 
     pub(super) fn note_self_withdrawal(&self) {
@@ -294,7 +287,10 @@ impl Agent {
 
 /// Brings a loaded peer up to date; false if the blob is not newer than what is loaded.
 fn update(peer: &Peer, metadata: Metadata) -> bool {
-    let mut table = peer.regions().write();
+    let Some(table) = peer.regions().told() else {
+        return false;
+    };
+    let mut table = table.write();
     if metadata.sequence <= table.sequence {
         tracing::debug!(peer = %peer.name, "metadata is not newer than what is loaded");
         return false;

@@ -56,7 +56,6 @@ impl Agent {
         register_everywhere(&region, &shared.backends);
         shared.regions.insert(region.clone());
         shared.sequence.fetch_add(1, Ordering::AcqRel);
-        self.tell_self(|table| table.insert(region.card()));
         Ok(region)
     }
 
@@ -84,9 +83,6 @@ impl Agent {
         let id = region.id();
         if shared.regions.withdraw(region) {
             shared.sequence.fetch_add(1, Ordering::AcqRel);
-            self.tell_self(|table| {
-                table.remove(id);
-            });
             self.note_self_withdrawal();
             ask_back(shared, id);
         } else if !shared.regions.is_withdrawn(region) {

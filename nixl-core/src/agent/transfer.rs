@@ -57,7 +57,6 @@ impl Agent {
         let peer = self.peer(peer)?;
         let list = peer
             .regions()
-            .read()
             .resolve(list)
             .map_err(|e| e.with_peer(&peer.name))?;
         Ok(PreparedRemote {

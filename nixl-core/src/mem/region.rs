@@ -150,6 +150,10 @@ impl Region {
         self.0.key
     }
 
+    pub(super) fn key_ref(&self) -> &RegionKey {
+        &self.0.key
+    }
+
     /// Whether peers may write.
     pub fn is_writable(&self) -> bool {
         self.0.writable

@@ -1,6 +1,10 @@
 //! The agent's own regions, by key for peers and by address for descriptors.
 
-use std::collections::HashMap;
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, HashSet},
+    hash::{Hash, Hasher},
+};
 
 use parking_lot::RwLock;
 
@@ -24,11 +28,34 @@ pub struct RegionTable {
 
 #[derive(Default)]
 struct Inner {
-    by_key: HashMap<RegionKey, Region>,
+    by_key: HashSet<ByKey>,
     by_addr: SpanIndex<Region>,
     /// Withdrawn, but somebody may still touch them.
     withdrawn: HashMap<RegionId, Region>,
 }
+
+/// A region that is hashed and compared as its key, which it holds: the table need not.
+struct ByKey(Region);
+
+impl Borrow<RegionKey> for ByKey {
+    fn borrow(&self) -> &RegionKey {
+        self.0.key_ref()
+    }
+}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key_ref().hash(state);
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key_ref() == other.0.key_ref()
+    }
+}
+
+impl Eq for ByKey {}
 
 impl RegionTable {
     /// Makes a region known to peers (by key) and to descriptors (by address).
@@ -38,17 +65,17 @@ impl RegionTable {
         inner
             .by_addr
             .insert(span.kind, span.dev, span.addr, span.len, region.clone());
-        inner.by_key.insert(region.key(), region);
+        inner.by_key.insert(ByKey(region));
     }
 
     /// Makes a region known to peers only: no descriptor of ours resolves to it.
     pub(crate) fn insert_alias(&self, region: Region) {
-        self.inner.write().by_key.insert(region.key(), region);
+        self.inner.write().by_key.insert(ByKey(region));
     }
 
     /// Takes an alias out again: no access under its key begins after this.
     pub(crate) fn withdraw_alias(&self, region: &Region) {
-        self.inner.write().by_key.remove(&region.key());
+        self.inner.write().by_key.remove(region.key_ref());
         region.revoke();
     }
 
@@ -56,7 +83,7 @@ impl RegionTable {
     /// False if it was not in the table.
     pub fn withdraw(&self, region: &Region) -> bool {
         let mut inner = self.inner.write();
-        if inner.by_key.remove(&region.key()).is_none() {
+        if !inner.by_key.remove(region.key_ref()) {
             return false;
         }
         region.revoke();
@@ -92,7 +119,7 @@ impl RegionTable {
     /// and for a range outside the region, `NotAllowed` for writing to a read-only region.
     pub fn resolve(&self, key: &RegionKey, addr: u64, len: u64, access: Access) -> Result<Pin> {
         let inner = self.inner.read();
-        let region = inner.by_key.get(key).ok_or_else(unknown_key)?;
+        let ByKey(region) = inner.by_key.get(key).ok_or_else(unknown_key)?;
         let span = region.span();
         let inside = addr >= span.addr
             && addr
@@ -113,6 +140,10 @@ impl RegionTable {
         region.pin().ok_or_else(unknown_key)
     }
 
+    pub(crate) fn has_key(&self, key: &RegionKey) -> bool {
+        self.inner.read().by_key.contains(key)
+    }
+
     /// The region that covers a range of this process's memory.
     pub fn find(&self, kind: MemKind, dev: u64, addr: u64, len: u64) -> Option<Region> {
         self.inner
@@ -129,20 +160,26 @@ impl RegionTable {
     /// The region with number `id`.
     pub fn by_id(&self, id: RegionId) -> Option<Region> {
         let inner = self.inner.read();
-        inner.by_key.values().find(|r| r.id() == id).cloned()
+        let found = inner.by_key.iter().find(|r| r.0.id() == id);
+        found.map(|r| r.0.clone())
     }
 
     /// All regions.
     pub fn all(&self) -> Vec<Region> {
-        self.inner.read().by_key.values().cloned().collect()
+        self.inner
+            .read()
+            .by_key
+            .iter()
+            .map(|r| r.0.clone())
+            .collect()
     }
 
     /// Withdraws everything.
     pub(crate) fn clear(&self) {
         let mut inner = self.inner.write();
-        let all = std::mem::take(&mut inner.by_key);
+        let all: Vec<_> = inner.by_key.drain().collect();
         inner.by_addr = SpanIndex::default();
-        for region in all.into_values() {
+        for ByKey(region) in all {
             region.revoke();
             inner.withdrawn.insert(region.id(), region);
         }

@@ -19,7 +19,7 @@ use conn::LinkHandler;
 pub(crate) use conn::{Incoming, IncomingHandler};
 use parking_lot::{Mutex, RwLock};
 pub(crate) use probe::Probe;
-pub(crate) use regions::RemoteTable;
+pub(crate) use regions::{PeerRegions, RemoteTable};
 pub(crate) use route::{Route, Way};
 
 use crate::{
@@ -89,7 +89,7 @@ pub(crate) struct Peer {
     shared: Weak<Shared>,
     pub(crate) name: Arc<str>,
     pub(crate) address: Arc<PeerAddress>,
-    regions: RwLock<RemoteTable>,
+    regions: PeerRegions,
     /// Counts withdrawals: a request looks again when it changed.
     withdrawn: AtomicU64,
     state: Mutex<State>,
@@ -118,12 +118,12 @@ struct State {
 }
 
 impl Peer {
-    pub(crate) fn new(shared: &Arc<Shared>, address: PeerAddress, table: RemoteTable) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, address: PeerAddress, regions: PeerRegions) -> Self {
         Self {
             shared: Arc::downgrade(shared),
             name: address.card.name.as_str().into(),
             address: Arc::new(address),
-            regions: RwLock::new(table),
+            regions,
             withdrawn: AtomicU64::new(0),
             state: Mutex::new(State {
                 links: HashMap::new(),
@@ -152,7 +152,7 @@ impl Peer {
         self.address.card.generation
     }
 
-    pub(crate) fn regions(&self) -> &RwLock<RemoteTable> {
+    pub(crate) fn regions(&self) -> &PeerRegions {
         &self.regions
     }
 
@@ -166,8 +166,7 @@ impl Peer {
 
     /// Errors with `NotRegistered` if the peer withdrew one of these regions.
     pub(crate) fn check_regions(&self, regions: &[crate::plan::RemoteRegion]) -> Result<()> {
-        let table = self.regions.read();
-        match regions.iter().find(|r| !table.contains(r.id)) {
+        match self.regions.missing(regions) {
             None => Ok(()),
             Some(r) => Err(fail(
                 ErrorKind::NotRegistered,
@@ -323,7 +322,9 @@ impl Peer {
 
     /// The peer withdraws a region: stop using it, then answer.
     fn give_back(&self, id: RegionId, link: &Arc<Link>) {
-        self.regions.write().remove(id);
+        if let Some(table) = self.regions.told() {
+            table.write().remove(id);
+        }
         self.note_withdrawal();
         self.state.lock().revoked.push((id, link.clone()));
         self.giving_back.store(true, Ordering::SeqCst);

@@ -145,11 +145,10 @@ impl OpOwner for Probe {
 
 impl Peer {
     fn probe_region(&self, shareable: bool) -> Result<(ProbeCard, RegionCard)> {
-        let table = self.regions.read();
         let found = self.address.card.probes.iter().find_map(|probe| {
-            let card = table.card(probe.region)?;
+            let card = self.regions.card(probe.region)?;
             (card.shareable == shareable && card.len >= 2 * NONCE as u64)
-                .then(|| (probe.clone(), card.clone()))
+                .then(|| (probe.clone(), card))
         });
         found.ok_or_else(|| {
             fail(

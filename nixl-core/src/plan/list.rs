@@ -80,6 +80,19 @@ impl From<&RegionCard> for RemoteRegion {
     }
 }
 
+impl From<&Region> for RemoteRegion {
+    fn from(region: &Region) -> Self {
+        Self {
+            id: region.id(),
+            addr: region.addr(),
+            len: region.len(),
+            key: region.key(),
+            shareable: region.is_shareable(),
+            writable: region.is_writable(),
+        }
+    }
+}
+
 impl<R> Resolved<R> {
     /// Kind of memory.
     pub fn kind(&self) -> MemKind {
@@ -137,13 +150,29 @@ impl LocalList {
 impl RemoteList {
     /// Resolves `list` in a peer's regions; errors as [`LocalList::resolve`].
     pub fn resolve(list: &DescList, index: &SpanIndex<RemoteRegion>) -> Result<Self> {
+        let find = |dev, addr, len| index.find(list.kind(), dev, addr, len).cloned();
+        Self::resolve_with(list, find, |addr, len| index.find_elsewhere(addr, len))
+    }
+
+    /// Resolves `list` in our own regions, for an agent that is its own peer.
+    pub(crate) fn resolve_own(list: &DescList, table: &RegionTable) -> Result<Self> {
         let find = |dev, addr, len| {
-            index
-                .find(list.kind(), dev, addr, len)
-                .cloned()
-                .ok_or_else(|| {
-                    not_registered(list.kind(), addr, len, index.find_elsewhere(addr, len))
-                })
+            let region = table.find(list.kind(), dev, addr, len)?;
+            Some(RemoteRegion::from(&region))
+        };
+        Self::resolve_with(list, find, |addr, len| table.find_elsewhere(addr, len))
+    }
+
+    /// Resolves `list` in the regions that `find` knows by device, address and length;
+    /// `elsewhere` says under which kind and device a range is known instead.
+    pub(crate) fn resolve_with(
+        list: &DescList,
+        find: impl Fn(u64, u64, u64) -> Option<RemoteRegion>,
+        elsewhere: impl Fn(u64, u64) -> Option<(MemKind, u64)>,
+    ) -> Result<Self> {
+        let find = |dev, addr, len| {
+            find(dev, addr, len)
+                .ok_or_else(|| not_registered(list.kind(), addr, len, elsewhere(addr, len)))
         };
         let covers = |r: &RemoteRegion, addr: u64, extent: u64| {
             addr >= r.addr && addr + extent <= r.addr + r.len
