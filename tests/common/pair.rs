@@ -29,6 +29,8 @@ pub fn agent(name: &str, path: &str, threads: Threads) -> Agent {
         Threads::Caller => 0,
     };
     config.tcp.bind = "127.0.0.1".to_owned();
+    let backend = if path == "tcp" { "tcp" } else { "ipc" };
+    config.backends = vec![backend.to_owned()];
     config.policy.only = vec![path.to_owned()];
     config.agent(name).unwrap().build().unwrap()
 }

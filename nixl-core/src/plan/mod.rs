@@ -17,12 +17,44 @@ pub const CHUNK_BYTES: u64 = 1 << 20;
 /// Fewest bytes worth a chunk of their own.
 const CHUNK_MIN: u64 = 64 << 10;
 
-/// One merged block: `len` contiguous bytes on both sides, from these list entries on.
+/// One merged block: contiguous on both sides, from these list entries on. There is one for each
+/// descriptor where nothing merges, so it is kept small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segment {
     local: u32,
     remote: u32,
-    len: u64,
+    /// Bytes, or [`WHOLE`].
+    len: u32,
+}
+
+/// Length of a segment that is one block of 4 GiB or more: its list knows how long it is.
+const WHOLE: u32 = u32::MAX;
+
+impl Segment {
+    fn new(local: u32, remote: u32, len: u64) -> Self {
+        Self {
+            local,
+            remote,
+            len: u32::try_from(len).unwrap_or(WHOLE),
+        }
+    }
+
+    fn len(&self, list: &LocalList) -> u64 {
+        match self.len {
+            WHOLE => list.block(self.local).len,
+            len => u64::from(len),
+        }
+    }
+
+    /// Takes in the next block, if the sum is still below 4 GiB.
+    fn grow(&mut self, len: u64) -> bool {
+        let sum = u64::from(self.len).saturating_add(len);
+        let fits = self.len != WHOLE && sum < u64::from(WHOLE);
+        if fits {
+            self.len = sum as u32;
+        }
+        fits
+    }
 }
 
 /// Where a chunk begins: segment, and offset in it.
@@ -89,7 +121,7 @@ impl Plan {
         local_select.check(local.len(), "local")?;
         remote_select.check(remote.len(), "remote")?;
         let (segments, bytes) = merge(&local, local_select, &remote, remote_select, asked)?;
-        let chunks = cut(&segments, bytes);
+        let chunks = cut(&segments, &local, bytes);
         Ok(Self {
             op,
             local,
@@ -191,7 +223,7 @@ impl Iterator for Pieces<'_> {
         let stop = if segment == self.end.segment {
             self.end.offset
         } else {
-            seg.len
+            seg.len(&self.plan.local)
         };
         self.at = ChunkStart {
             segment: segment + 1,
@@ -291,15 +323,11 @@ fn merge(
             ));
         }
         bytes = bytes.saturating_add(l.len);
-        match (segments.last_mut(), &last) {
-            (Some(seg), Some((pl, pr))) if pl.is_followed_by(&l) && pr.is_followed_by(&r) => {
-                seg.len += l.len;
-            }
-            _ => segments.push(Segment {
-                local: li,
-                remote: ri,
-                len: l.len,
-            }),
+        let follows = |(pl, pr): &(Block, Block)| pl.is_followed_by(&l) && pr.is_followed_by(&r);
+        let merged = last.as_ref().is_some_and(follows)
+            && segments.last_mut().is_some_and(|seg| seg.grow(l.len));
+        if !merged {
+            segments.push(Segment::new(li, ri, l.len));
         }
         last = Some((l, r));
     }
@@ -308,14 +336,14 @@ fn merge(
 
 /// Cuts at most [`CHUNK_BYTES`] and [`CHUNK_BLOCKS`] a chunk; smaller requests in more, smaller
 /// chunks, so that several threads have work.
-fn cut(segments: &[Segment], bytes: u64) -> Box<[ChunkStart]> {
+fn cut(segments: &[Segment], list: &LocalList, bytes: u64) -> Box<[ChunkStart]> {
     let most = (bytes / 16).clamp(CHUNK_MIN, CHUNK_BYTES);
     let mut chunks =
         Vec::with_capacity((bytes / most) as usize + segments.len() / CHUNK_BLOCKS + 2);
     let (mut room, mut blocks) = (0, 0);
     for (i, seg) in segments.iter().enumerate() {
-        let mut offset = 0;
-        while offset < seg.len {
+        let (mut offset, len) = (0, seg.len(list));
+        while offset < len {
             if room == 0 || blocks == CHUNK_BLOCKS {
                 chunks.push(ChunkStart {
                     segment: i as u32,
@@ -323,7 +351,7 @@ fn cut(segments: &[Segment], bytes: u64) -> Box<[ChunkStart]> {
                 });
                 (room, blocks) = (most, 0);
             }
-            let take = room.min(seg.len - offset);
+            let take = room.min(len - offset);
             offset += take;
             room -= take;
             blocks += 1;

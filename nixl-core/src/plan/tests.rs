@@ -235,3 +235,37 @@ fn bad_descriptors_are_named() {
     let e = Plan::build(Op::Read, l, Select::All, r, Select::All).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Mismatch);
 }
+
+/// Lengths are kept in 32 bits; nothing is touched at these addresses.
+#[test]
+fn blocks_and_sums_of_4_gib_and_more_keep_their_length() {
+    const GIB: u64 = 1 << 30;
+    let t = table(&[(1 << 40, 64 * GIB)]);
+    let r = remote(&[(1 << 41, 64 * GIB)]);
+    let lens = [3 * GIB, GIB - 1, 1, 5 * GIB, u64::from(u32::MAX), GIB, 7];
+    let list = |base: u64| {
+        let starts = lens.iter().scan(base, |at, len| {
+            *at += len;
+            Some(*at - len)
+        });
+        DescList::dram(starts.zip(lens))
+    };
+    let local = LocalList::resolve(&list(1 << 40), &t).unwrap();
+    let far = RemoteList::resolve(&list(1 << 41), &r).unwrap();
+    let (local, far) = (Arc::new(local), Arc::new(far));
+    let plan = Plan::build(Op::Read, local, Select::All, far, Select::All).unwrap();
+    let pieces: Vec<_> = plan.pieces().map(|p| p.len).collect();
+    assert_eq!(
+        pieces,
+        [3 * GIB, GIB, 5 * GIB, u64::from(u32::MAX), GIB + 7],
+        "4 GiB - 1 and what reaches 4 GiB stays unmerged"
+    );
+    let chunked: u64 = (0..plan.chunks()).map(|i| plan.chunk_bytes(i)).sum();
+    assert_eq!(chunked, lens.iter().sum::<u64>());
+    assert_eq!(plan.bytes(), chunked);
+    let mut next = 1 << 40;
+    for piece in (0..plan.chunks()).flat_map(|i| plan.chunk(i)) {
+        assert_eq!((piece.local, piece.remote), (next, next + (1 << 40)));
+        next += piece.len;
+    }
+}
