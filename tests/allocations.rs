@@ -116,6 +116,9 @@ impl Wake for Unpark {
     }
 }
 
+/// Spans in one of which nothing may be allocated.
+const SPANS: u32 = 3;
+
 fn hold(what: &str, caller: &Caller<'_>) {
     let begun = Instant::now();
     let mut quiet = 0;
@@ -143,9 +146,16 @@ fn hold(what: &str, caller: &Caller<'_>) {
             number += 1;
         }
     };
-    if let Some(found) = heap::allocations_in(rounds) {
-        panic!("{what}: {found}");
+    // A pool grows when posts overlap as they never did before: that is warming up, too. What
+    // allocates steadily does so in every span.
+    let mut found = None;
+    for _ in 0..SPANS {
+        found = heap::allocations_in(rounds);
+        if found.is_none() {
+            return;
+        }
     }
+    panic!("{what}: {}", found.unwrap_or_default());
 }
 
 /// A READ and a WRITE of the same blocks; the bytes arrive each time.
