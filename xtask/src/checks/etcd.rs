@@ -9,7 +9,7 @@ pub(super) fn run(context: &mut Context) -> Result<String, Stop> {
     let metadata = Metadata::read(&context.root)?;
     let package = metadata.package("nixl-meta");
     if !package.is_some_and(|package| package.features.iter().any(|f| f == "etcd")) {
-        return skip("nixl-meta has no feature etcd");
+        return Err(Stop::Fail("nixl-meta has no feature etcd".to_owned()));
     }
     if shell::which("protoc").is_none() {
         return skip("no protoc (Debian package protobuf-compiler)");

@@ -12,9 +12,6 @@ const SECONDS: u32 = 10;
 
 pub(super) fn run(context: &mut Context) -> Result<String, Stop> {
     let skip = |why: &str| Err(Stop::Skip(why.to_owned()));
-    if !context.root.join("fuzz/Cargo.toml").exists() {
-        return skip("there is no fuzz directory");
-    }
     if !shell::succeeds(&mut context.nightly(&["--version"])) {
         return skip("no nightly toolchain, which the sanitizers need");
     }

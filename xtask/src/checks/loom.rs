@@ -11,7 +11,7 @@ pub(super) fn run(context: &mut Context) -> Result<String, Stop> {
     let metadata = Metadata::read(&context.root)?;
     let package = metadata.package("nixl-core");
     if !package.is_some_and(|package| package.has_target("test", TARGET)) {
-        return Err(Stop::Skip(format!("nixl-core has no test `{TARGET}`")));
+        return Err(Stop::Fail(format!("nixl-core has no test `{TARGET}`")));
     }
     let mut command = context.cargo(&["test", "-p", "nixl-core", "--release"]);
     command.args(["--test", TARGET]);
