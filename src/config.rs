@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 /// Prefix of our environment variables. Unknown ones are errors; upstream's `NIXL_*` never are.
 const PREFIX: &str = "NIXL_RS_";
 
-/// Variables with the prefix that are no settings: the file, logging, tests, the UCX library.
-const OTHER: [&str; 4] = ["CONFIG", "LOG", "REQUIRE", "UCX_LIB"];
+/// Variables with the prefix that are no settings: the file, logging, required checks.
+const OTHER: [&str; 3] = ["CONFIG", "LOG", "REQUIRE"];
 
 /// Names of the backends compiled into this build.
 pub fn backends() -> &'static [&'static str] {
@@ -52,6 +52,12 @@ pub struct AgentSection {
     pub deadline_ms: u64,
     /// Milliseconds to reach a peer over one backend.
     pub connect_timeout_ms: u64,
+    /// Milliseconds to prove one path.
+    pub probe_timeout_ms: u64,
+    /// Milliseconds without a byte after which an active request counts as stalled.
+    pub stall_after_ms: u64,
+    /// Bytes of notifications that one sender may leave undelivered.
+    pub notification_window: u64,
     /// Deliver notifications of senders that are not loaded.
     pub accept_unverified: bool,
 }
@@ -68,6 +74,8 @@ pub struct PolicySection {
     pub forbid: Vec<String>,
     /// If not empty, the only paths or backends to use.
     pub only: Vec<String>,
+    /// Refuse paths that need the peer's threads where the peer has none.
+    pub refuse_idle_targets: bool,
 }
 
 /// `[tcp]`
@@ -82,6 +90,10 @@ pub struct TcpSection {
     pub advertise: Vec<String>,
     /// Data streams to each peer, 1 to 16.
     pub streams: u16,
+    /// Milliseconds without an acknowledgement after which the peer's host counts as gone.
+    pub user_timeout_ms: u64,
+    /// Milliseconds between signs of life while requests are in flight.
+    pub heartbeat_ms: u64,
 }
 
 /// `[ipc]`
@@ -99,11 +111,15 @@ impl Default for AgentSection {
             Progress::Threads { copy_threads } => copy_threads,
             Progress::Caller => 0,
         };
+        let ms = |time: Duration| time.as_millis() as u64;
         Self {
             copy_threads,
             spin_us: core.spin.as_micros() as u64,
-            deadline_ms: core.deadline.as_millis() as u64,
-            connect_timeout_ms: core.connect_timeout.as_millis() as u64,
+            deadline_ms: ms(core.deadline),
+            connect_timeout_ms: ms(core.connect_timeout),
+            probe_timeout_ms: ms(core.probe_timeout),
+            stall_after_ms: ms(core.stall_after),
+            notification_window: core.notification_window,
             accept_unverified: core.accept_unverified,
         }
     }
@@ -116,6 +132,7 @@ impl Default for PolicySection {
             prefer: Vec::new(),
             forbid: Vec::new(),
             only: Vec::new(),
+            refuse_idle_targets: false,
         }
     }
 }
@@ -127,6 +144,8 @@ impl Default for TcpSection {
             port: 0,
             advertise: Vec::new(),
             streams: 4,
+            user_timeout_ms: 10_000,
+            heartbeat_ms: 2_000,
         }
     }
 }
@@ -216,24 +235,25 @@ impl Config {
 
     /// Core's part.
     fn core(&self) -> Result<AgentConfig> {
-        let ms = Duration::from_millis;
         Ok(AgentConfig {
             progress: match self.agent.copy_threads {
                 0 => Progress::Caller,
                 copy_threads => Progress::Threads { copy_threads },
             },
             spin: Duration::from_micros(self.agent.spin_us),
-            deadline: ms(self.agent.deadline_ms),
-            connect_timeout: ms(self.agent.connect_timeout_ms),
+            deadline: millis("agent.deadline_ms", self.agent.deadline_ms)?,
+            connect_timeout: millis("agent.connect_timeout_ms", self.agent.connect_timeout_ms)?,
+            probe_timeout: millis("agent.probe_timeout_ms", self.agent.probe_timeout_ms)?,
+            stall_after: millis("agent.stall_after_ms", self.agent.stall_after_ms)?,
+            notification_window: self.agent.notification_window,
             accept_unverified: self.agent.accept_unverified,
             policy: Policy {
                 mode: self.policy.mode.parse::<Mode>()?,
                 prefer: self.policy.prefer.clone(),
                 forbid: self.policy.forbid.clone(),
                 only: self.policy.only.clone(),
-                ..Policy::default()
+                refuse_idle_targets: self.policy.refuse_idle_targets,
             },
-            ..AgentConfig::default()
         })
     }
 
@@ -284,6 +304,8 @@ impl Config {
             advertise: self.tcp.advertise.clone(),
             streams: self.tcp.streams,
             connect_timeout: Duration::from_millis(self.agent.connect_timeout_ms),
+            user_timeout: millis("tcp.user_timeout_ms", self.tcp.user_timeout_ms)?,
+            heartbeat: millis("tcp.heartbeat_ms", self.tcp.heartbeat_ms)?,
             ..nixl_tcp::TcpConfig::default()
         })
     }
@@ -308,6 +330,17 @@ fn parse_like(like: &toml::Value, text: &str) -> Option<toml::Value> {
         }
         _ => text.into(),
     })
+}
+
+/// A time that can be added to any clock: a millisecond to a year.
+fn millis(key: &str, ms: u64) -> Result<Duration> {
+    const YEAR: u64 = 365 * 24 * 3_600_000;
+    if !(1..=YEAR).contains(&ms) {
+        return Err(misuse(format!(
+            "{key} = {ms}: expected 1 to {YEAR} milliseconds"
+        )));
+    }
+    Ok(Duration::from_millis(ms))
 }
 
 fn misuse(text: String) -> Error {
@@ -355,11 +388,64 @@ mod tests {
             ("", vec![("TCP_PORT", "many")], "integer"),
             ("", vec![("POLICY_MODE", "fast")], "fast"),
             ("tcp = 3", vec![("TCP_PORT", "1")], "tcp"),
+            ("", vec![("AGENT_DEADLINE_MS", "0")], "agent.deadline_ms"),
+            (
+                "[agent]\nstall_after_ms = 9000000000000000000",
+                vec![],
+                "agent.stall_after_ms",
+            ),
         ] {
             let e = load(text, &vars).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::ApiMisuse);
             assert!(e.to_string().contains(word), "{text} {vars:?}: {e}");
         }
+    }
+
+    /// The page that users read has a row for every key, with its variable and default.
+    #[test]
+    fn every_key_is_documented() {
+        const PAGE: &str = include_str!("../docs/configuration.md");
+        let row = |start: &str| PAGE.lines().find(|line| line.starts_with(start));
+        let keys = Config::keys().unwrap();
+        for (section, key, default) in &keys {
+            let name = match section.as_str() {
+                "" => key.clone(),
+                s => format!("{s}.{key}"),
+            };
+            let row = row(&format!("| `{name}` |")).unwrap_or_else(|| panic!("no row for {name}"));
+            let cells: Vec<_> = row.split('|').map(str::trim).collect();
+            if name != "agent.copy_threads" {
+                assert_eq!(cells[2], format!("`{default}`"), "default of {name}");
+            }
+            let variable = format!("`{PREFIX}{}`", variable(section, key));
+            assert_eq!(cells[3], variable, "variable of {name}");
+            assert!(cells[4].len() > 10, "meaning of {name}");
+        }
+        for name in OTHER {
+            assert!(row(&format!("| `{PREFIX}{name}` |")).is_some(), "{name}");
+        }
+        let documented = PAGE.lines().filter(|l| l.starts_with("| `")).count();
+        assert_eq!(documented, keys.len() + OTHER.len(), "rows of no key");
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_crates() {
+        let agent = Config::default().core().unwrap();
+        assert_eq!(
+            format!("{agent:?}"),
+            format!("{:?}", AgentConfig::default())
+        );
+    }
+
+    #[cfg(feature = "tcp")]
+    #[test]
+    fn tcp_defaults_are_those_of_the_crate() {
+        let ours = Config::default().tcp_config().unwrap();
+        let theirs = nixl_tcp::TcpConfig {
+            connect_timeout: AgentConfig::default().connect_timeout,
+            ..nixl_tcp::TcpConfig::default()
+        };
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }
 
     #[test]
