@@ -27,12 +27,12 @@ static HEAP: Heap = Heap;
 const TEST: &str = "post_progress_and_complete_allocate_nothing";
 
 /// Posts in a row without an allocation that count as warm.
-const WARM: u32 = 10;
+const WARM: u32 = 5;
 /// Posts until it must be warm.
 const PATIENCE: u32 = 100_000;
 /// Fewest posts that are held to it, and the least time: some ticks run meanwhile.
-const MEASURED: u32 = 20;
-const SPAN: Duration = Duration::from_millis(200);
+const MEASURED: u32 = 10;
+const SPAN: Duration = Duration::from_millis(100);
 
 /// The seeds of both sides' bytes.
 const OURS: u64 = 0xa;
