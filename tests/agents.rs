@@ -309,3 +309,24 @@ fn the_default_takes_the_shortest_way() {
     let receipt = request.receipt().expect("it ended well");
     assert_eq!((receipt.path, receipt.merged), ("local", 1));
 }
+
+/// `Duration::MAX` waits for as long as it takes.
+#[test]
+fn no_timeout_is_too_long() {
+    let pair = Pair::new("tcp", 2);
+    pair.near.connect("far", Duration::MAX).expect("connected");
+    pair.near
+        .prove("far", Op::Read, Duration::MAX)
+        .expect("known");
+    pair.far.notify("near", b"hello").expect("queued");
+    let heard = pair
+        .near
+        .wait_notification(Duration::MAX)
+        .expect("it comes");
+    assert_eq!(&heard.data[..], b"hello");
+    let region = pair.near.allocate(1).expect("memory");
+    pair.near.deregister(&region, Duration::MAX).expect("free");
+    pair.near
+        .shutdown(Duration::MAX)
+        .expect("nothing is active");
+}

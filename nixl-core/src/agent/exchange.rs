@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use crate::{
     mem::Region,
     metadata::{self, Decoded, Kind, Limits, Metadata},
     peer::{Peer, PeerRegions, RemoteTable},
+    runtime::deadline_after,
 };
 
 /// Names of loaded peers.
@@ -210,7 +211,7 @@ impl Agent {
             outcome = peer.connect_outcome();
             outcome.is_some() || peer.is_connected()
         };
-        self.shared.runtime.wait(Instant::now() + timeout, decided);
+        self.shared.runtime.wait(deadline_after(timeout), decided);
         match outcome {
             Some(outcome) => outcome,
             None if peer.is_connected() => Ok(()),
@@ -228,7 +229,7 @@ impl Agent {
         let peer = self.peer(peer)?;
         peer.prove_all(op);
         let settled = || !peer.is_proving();
-        self.shared.runtime.wait(Instant::now() + timeout, settled);
+        self.shared.runtime.wait(deadline_after(timeout), settled);
         Ok(())
     }
 

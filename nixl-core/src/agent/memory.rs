@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{Agent, Shared};
@@ -11,6 +11,7 @@ use crate::{
     backend::Backend,
     error::fail,
     mem::{HostMemory, HugePages, MemoryOwner, OwnedBuffer, RawMemory, Region, Span},
+    runtime::deadline_after,
 };
 
 /// What peers may do with a region.
@@ -93,7 +94,7 @@ impl Agent {
         }
         let holder = || shared.incoming.lock().iter().find(|c| c.holds(id)).cloned();
         let free = || region.pins() == 0 && holder().is_none();
-        if shared.runtime.wait(Instant::now() + timeout, free) {
+        if shared.runtime.wait(deadline_after(timeout), free) {
             shared.regions.release(region);
             region.drop_registrations();
             return Ok(());

@@ -13,7 +13,7 @@ use std::{
     fmt,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 pub use builder::AgentBuilder;
@@ -25,7 +25,8 @@ pub(crate) use shared::{Shared, next_id};
 pub use transfer::{PreparedLocal, PreparedRemote};
 
 use crate::{
-    ErrorKind, Generation, Result, error::fail, notify::Notification, telemetry::Snapshot,
+    ErrorKind, Generation, Result, error::fail, notify::Notification, runtime::deadline_after,
+    telemetry::Snapshot,
 };
 
 /// A named endpoint with its memory, backends and peers. Thread-safe; several may live in one
@@ -72,7 +73,7 @@ impl Agent {
     /// Waits for a notification, `timeout` at most.
     pub fn wait_notification(&self, timeout: Duration) -> Option<Notification> {
         let shared = &self.shared;
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let arrived = || !shared.inbox.lock().is_empty();
         if !shared.runtime.is_threaded() {
             shared.runtime.wait(deadline, arrived);
@@ -135,7 +136,7 @@ impl Agent {
         if shared.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let until = Instant::now() + deadline;
+        let until = deadline_after(deadline);
         for peer in shared.all_peers().values() {
             peer.remove(fail(ErrorKind::PeerGone, "this agent was shut down"));
         }

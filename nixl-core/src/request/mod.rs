@@ -26,6 +26,7 @@ use crate::{
     negotiate::Candidate,
     peer::Peer,
     plan::Plan,
+    runtime::deadline_after,
 };
 
 /// How a request stands.
@@ -157,10 +158,7 @@ impl Request {
     ///
     /// Errors: what it failed with; `NotPosted`; `Timeout` when it is still active.
     pub fn wait(&self, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now()
-            .checked_add(timeout)
-            .unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30));
-        match self.0.settle(deadline) {
+        match self.0.settle(deadline_after(timeout)) {
             Phase::Done => Ok(()),
             Phase::Prepared => Err(fail(ErrorKind::NotPosted, "the request was never posted")),
             Phase::Active => Err(fail(

@@ -32,6 +32,13 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// How long the progress thread leaves the reactor to a caller that polls.
 const NAP: Duration = Duration::from_micros(100);
 
+/// When `timeout` is over; some decades on for times that no clock can hold (`Duration::MAX`).
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout)
+        .unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+}
+
 /// Who makes progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
