@@ -22,6 +22,8 @@ use crate::{
     transfer::Active,
 };
 
+/// Payload worth waking up for, in bytes.
+const WAKE_AT: u32 = 256 << 10;
 /// Longest body of a request that is checked outside the copy threads, in bytes.
 const SMALL_BODY: usize = 16 << 10;
 
@@ -39,6 +41,8 @@ struct Inner {
     vector: Vec<Iov>,
     /// A complete request that a copy thread has to check.
     waiting: Option<nixl_tcp_proto::Xfer>,
+    /// Bytes at which the socket wakes us.
+    wakes_at: u32,
 }
 
 /// Whose memory the chunk in progress goes to.
@@ -64,6 +68,7 @@ impl RxState {
                 pins: PinSet::default(),
                 vector: Vec::new(),
                 waiting: None,
+                wakes_at: 1,
             }),
         }
     }
@@ -80,7 +85,12 @@ impl Direction for RxState {
         let mut moved = 0;
         loop {
             match inner.step(conn, fd, pace, &self.parked)? {
-                Did::Pause(pause) => return Ok(pause),
+                Did::Pause(pause) => {
+                    if matches!(pause, Pause::Idle) {
+                        inner.set_wake(fd)?;
+                    }
+                    return Ok(pause);
+                }
                 Did::Moved(n) => moved += n as u64,
             }
             if let Some(pause) = pace.is_over(moved) {
@@ -162,6 +172,19 @@ impl Inner {
         };
         self.rx.received(n).map_err(misbehaved)?;
         Ok(Did::Moved(n))
+    }
+
+    /// In the middle of a large chunk, lets a good part of it come together first.
+    fn set_wake(&mut self, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        let want = match self.rx.step().map_err(misbehaved)? {
+            DataStep::Payload { left, .. } => left.min(WAKE_AT),
+            _ => 1,
+        };
+        if want != self.wakes_at {
+            sock::wake_at(fd, want);
+            self.wakes_at = want;
+        }
+        Ok(())
     }
 
     fn open(&mut self, conn: &Connection, pace: Pace) -> Result<Did, Error> {

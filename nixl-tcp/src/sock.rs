@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
@@ -137,4 +137,24 @@ pub(crate) fn send(fd: impl AsFd, bytes: &[u8]) -> rustix::io::Result<Moved> {
 /// A failed connection, as the layers above see it.
 pub(crate) fn gone(what: &str, e: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::PeerGone, format!("{what}: {e}"))
+}
+
+/// Wakes this side only once `bytes` are there (SO_RCVLOWAT, socket(7)): fewer, larger reads.
+///
+/// The kernel caps the value at half of the largest receive buffer, and wakes at once if so much is there already.
+pub(crate) fn wake_at(fd: BorrowedFd<'_>, bytes: u32) {
+    let value = bytes as libc::c_int;
+    // SAFETY: INV-5, the option takes an int, which lives across the call.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if done != 0 {
+        tracing::trace!("SO_RCVLOWAT was refused; reads stay small");
+    }
 }
