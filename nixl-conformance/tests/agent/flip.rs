@@ -69,9 +69,7 @@ fn a_cooperative_path_is_never_flipped() {
 #[test]
 fn nothing_lands_after_a_timeout() {
     let (a, b) = acquainted(one_way(Op::Read));
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.fill(1);
     b.sims[0].faults(|f| {
         f.stall_after = Some(BLOCK);

@@ -31,9 +31,7 @@ fn a_transfers_notification_comes_after_its_data() {
 #[test]
 fn a_failed_transfer_notifies_nobody() {
     let (a, b) = pair(&[sim("sim", 0)]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.sims[0].faults(|f| f.stall_after = Some(0));
     request.post_with(with(b"never")).unwrap();
     request.cancel();

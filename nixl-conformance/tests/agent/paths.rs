@@ -17,9 +17,7 @@ fn failing(kind: ErrorKind) -> Option<Failing> {
 #[test]
 fn the_cheapest_path_is_taken_and_the_receipt_says_so() {
     let (a, b) = pair(&[sim("slow", 5), sim("fast", 0)]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     assert_eq!(request.receipt().unwrap().path, "fast");
     check(Op::Read, &a, &b, &ORDER);
 }
@@ -41,9 +39,7 @@ fn a_failed_connect_or_post_goes_to_the_next_path() {
             ..sim("fast", 0)
         };
         let (a, b) = pair(&[fast, sim("slow", 5)]);
-        let request = request(Op::Write, &a, &b, &ORDER).unwrap();
-        request.post().unwrap();
-        request.wait(LONG).unwrap();
+        let request = completed(Op::Write, &a, &b, &ORDER);
         assert_eq!(request.receipt().unwrap().path, "slow");
         check(Op::Write, &a, &b, &ORDER);
     }
@@ -52,9 +48,7 @@ fn a_failed_connect_or_post_goes_to_the_next_path() {
 #[test]
 fn a_read_that_fails_midway_starts_over_on_the_next_path() {
     let (a, b) = pair(&[sim("fast", 0), sim("slow", 5)]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.fill(1);
     a.sims[0].faults(|f| {
         f.fail_transfers = failing(ErrorKind::Backend);
@@ -76,9 +70,7 @@ fn a_write_that_may_still_land_is_not_repeated() {
             ..sim("fast", 0)
         };
         let (a, b) = pair(&[fast, sim("slow", 5)]);
-        let request = request(Op::Write, &a, &b, &ORDER).unwrap();
-        request.post().unwrap();
-        request.wait(LONG).unwrap();
+        let request = completed(Op::Write, &a, &b, &ORDER);
         a.sims[0].faults(|f| {
             f.fail_transfers = failing(ErrorKind::Backend);
             f.fail_after = BLOCK;
@@ -162,9 +154,7 @@ fn falling_to_a_slower_class_is_counted() {
         ..sim("fast", 0)
     };
     let (a, b) = pair(&[fast, sim("slow", 5)]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    completed(Op::Read, &a, &b, &ORDER);
     assert_eq!(a.agent.snapshot().degraded, 1);
     let demand = Demand {
         op: Op::Read,
@@ -181,9 +171,7 @@ fn falling_to_a_slower_class_is_counted() {
 #[test]
 fn a_restarted_peer_replaces_the_old_one_only_when_it_answers() {
     let (a, b) = pair(&[sim("sim", 0)]);
-    let first = request(Op::Read, &a, &b, &ORDER).unwrap();
-    first.post().unwrap();
-    first.wait(LONG).unwrap();
+    let first = completed(Op::Read, &a, &b, &ORDER);
 
     let twin = Party::new("b", &[sim("sim", 0)], quick());
     twin.fill(5);
@@ -207,9 +195,7 @@ fn a_restarted_peer_replaces_the_old_one_only_when_it_answers() {
         .unwrap();
     assert_eq!(first.post().unwrap_err().kind(), ErrorKind::PeerGone);
     a.fill(1);
-    let second = request(Op::Read, &a, &reborn, &ORDER).unwrap();
-    second.post().unwrap();
-    second.wait(LONG).unwrap();
+    completed(Op::Read, &a, &reborn, &ORDER);
     check(Op::Read, &a, &reborn, &ORDER);
 }
 

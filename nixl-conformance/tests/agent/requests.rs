@@ -108,9 +108,7 @@ fn subsets_of_prepared_lists_move_their_blocks() {
 fn a_second_post_while_active_is_refused() {
     let (a, b) = pair(&[stalling()]);
     a.agent.connect("b", LONG).unwrap();
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.sims[0].faults(|f| f.stall_after = Some(0));
     request.post().unwrap();
     assert_eq!(request.post().unwrap_err().kind(), ErrorKind::RepostActive);
@@ -126,9 +124,7 @@ fn a_second_post_while_active_is_refused() {
 #[test]
 fn a_deadline_ends_a_stalled_request_in_time_and_frees_its_memory() {
     let (a, b) = pair(&[stalling()]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.sims[0].faults(|f| f.stall_after = Some(BLOCK));
     let begun = Instant::now();
     let deadline = Duration::from_millis(300);
@@ -152,9 +148,7 @@ fn a_deadline_ends_a_stalled_request_in_time_and_frees_its_memory() {
 #[test]
 fn a_backend_deaf_to_cancel_is_closed() {
     let (a, b) = pair(&[stalling()]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.sims[0].faults(|f| {
         f.stall_after = Some(0);
         f.deaf_to_cancel = true;
@@ -168,9 +162,7 @@ fn a_backend_deaf_to_cancel_is_closed() {
 #[test]
 fn dropping_an_active_request_cancels_it_and_frees_nothing_early() {
     let (a, b) = pair(&[stalling()]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.sims[0].faults(|f| {
         f.stall_after = Some(0);
         f.deaf_to_cancel = true;
@@ -185,9 +177,7 @@ fn dropping_an_active_request_cancels_it_and_frees_nothing_early() {
 #[test]
 fn a_leaked_token_fails_the_request_and_keeps_the_memory() {
     let (a, b) = pair(&[stalling()]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.sims[0].faults(|f| f.drop_tokens = 1);
     request.post().unwrap();
     assert_eq!(request.wait(LONG).unwrap_err().kind(), ErrorKind::Abandoned);
@@ -203,9 +193,7 @@ fn withdrawn_regions_refuse_posts_on_both_sides() {
             ..sim("sim", 0)
         };
         let (a, b) = pair(&[config]);
-        let request = request(Op::Write, &a, &b, &ORDER).unwrap();
-        request.post().unwrap();
-        request.wait(LONG).unwrap();
+        let request = completed(Op::Write, &a, &b, &ORDER);
         b.agent.deregister(&b.region, LONG).unwrap();
         b.fill(3);
         let refused = request.post().and_then(|()| request.wait(LONG));
@@ -228,9 +216,7 @@ fn a_peer_that_keeps_a_mapping_makes_it_still_mapped() {
         ..sim("sim", 0)
     };
     let (a, b) = pair(&[config]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    completed(Op::Read, &a, &b, &ORDER);
     b.sims[0].faults(|f| f.hold_messages = true);
     a.sims[0].faults(|f| f.hold_messages = true);
     let e = b.agent.deregister(&b.region, Duration::from_millis(50));
@@ -249,9 +235,7 @@ fn withdrawing_waits_for_a_peers_active_request() {
         ..sim("sim", 0)
     };
     let (a, b) = pair(&[config]);
-    let request = request(Op::Write, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Write, &a, &b, &ORDER);
     a.sims[0].faults(|f| f.stall_after = Some(BLOCK));
     request.post().unwrap();
     b.agent.deregister(&b.region, LONG).unwrap();
@@ -264,9 +248,7 @@ fn withdrawing_waits_for_a_peers_active_request() {
 #[test]
 fn removing_a_peer_ends_its_requests() {
     let (a, b) = pair(&[stalling()]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.sims[0].faults(|f| f.stall_after = Some(0));
     request.post().unwrap();
     a.agent.remove_peer("b").unwrap();
@@ -322,9 +304,7 @@ fn all_four_views_see_the_end() {
 #[test]
 fn shutting_down_ends_what_is_active() {
     let (a, b) = pair(&[stalling()]);
-    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
-    request.post().unwrap();
-    request.wait(LONG).unwrap();
+    let request = completed(Op::Read, &a, &b, &ORDER);
     a.sims[0].faults(|f| f.stall_after = Some(0));
     request.post().unwrap();
     let Party { agent, region, .. } = a;

@@ -128,3 +128,11 @@ pub(crate) fn check(op: Op, a: &Party, b: &Party, order: &[u64]) {
         assert!(b.block(i) == want_there, "block {i} of b");
     }
 }
+
+/// A request that has been posted and has completed once: connected, proven, warm.
+pub(crate) fn completed(op: Op, a: &Party, b: &Party, order: &[u64]) -> Request {
+    let request = request(op, a, b, order).unwrap();
+    request.post().unwrap();
+    request.wait(LONG).unwrap();
+    request
+}
