@@ -295,6 +295,8 @@ impl Lobby {
             inner.closed = true;
             taken
         };
+        // From here on the kernel refuses who knocks.
+        sock::shut(&self.listener);
         for dialer in closed.dialers.iter().filter_map(Weak::upgrade) {
             dialer.give_up();
         }

@@ -315,7 +315,13 @@ impl Drop for Connection {
 
 // SAFETY: INV-1, see `Outbound`: a token completes only once its gate is closed and quiet.
 unsafe impl Endpoint for Connection {
-    fn prepare(&self, _path: PathName, plan: &Arc<Plan>) -> Result<Arc<dyn Transfer>> {
+    fn prepare(&self, path: PathName, plan: &Arc<Plan>) -> Result<Arc<dyn Transfer>> {
+        if path != crate::PATH {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the TCP backend has no path {path:?}"),
+            ));
+        }
         let me = self.me.upgrade().ok_or_else(|| self.gone())?;
         Ok(Arc::new(Outbound::new(me, plan.clone())?))
     }
