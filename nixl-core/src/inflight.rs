@@ -10,6 +10,8 @@
 //!
 //! There is no `unsafe` here on purpose: ownership does all of it.
 
+use std::{collections::VecDeque, task::Waker};
+
 use crate::{
     Error, ErrorKind, Result,
     error::fail,
@@ -106,8 +108,13 @@ pub(crate) struct OpState {
 
 struct Inner {
     error: Option<Error>,
-    waker: Option<std::task::Waker>,
+    /// One for each future that waits, under its ticket, oldest first.
+    wakers: VecDeque<(Ticket, Waker)>,
+    last: Ticket,
 }
+
+/// Tells the futures of one operation apart; never 0.
+type Ticket = u64;
 
 impl OpState {
     pub(crate) fn new() -> Self {
@@ -116,7 +123,8 @@ impl OpState {
             interest: AtomicU32::new(0),
             inner: Mutex::new(Inner {
                 error: None,
-                waker: None,
+                wakers: VecDeque::new(),
+                last: 0,
             }),
             changed: Condvar::new(),
         }
@@ -158,15 +166,22 @@ impl OpState {
         self.phase.store(phase as u32, Ordering::Release);
         fence(Ordering::SeqCst);
         if self.interest.load(Ordering::Relaxed) != 0 {
-            let waker = {
-                let mut inner = self.inner.lock();
+            let waiting = {
+                let inner = self.inner.lock();
                 self.interest.store(0, Ordering::Relaxed);
                 self.changed.notify_all();
-                inner.waker.take()
+                inner.wakers.len()
             };
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+            self.wake(waiting);
+        }
+    }
+
+    /// Wakes the oldest `count` futures, without the lock, since a waker runs anybody's code.
+    fn wake(&self, count: usize) {
+        for _ in 0..count {
+            let oldest = self.inner.lock().wakers.pop_front();
+            let Some((_, waker)) = oldest else { return };
+            waker.wake();
         }
     }
 
@@ -175,19 +190,31 @@ impl OpState {
         self.inner.lock().error.clone()
     }
 
-    /// Leaves `waker` to be woken at the next publish; `Some` if it has ended already.
-    pub(crate) fn register(&self, waker: &std::task::Waker) -> Option<Phase> {
+    /// Leaves `waker` to be woken at the next publish, in the place of the one that was left under
+    /// `ticket` (0: gets one); `Some` if it has ended already.
+    pub(crate) fn register(&self, ticket: &mut Ticket, waker: &Waker) -> Option<Phase> {
         {
             let mut inner = self.inner.lock();
-            match &mut inner.waker {
-                Some(old) if old.will_wake(waker) => {}
-                slot => *slot = Some(waker.clone()),
+            if *ticket == 0 {
+                inner.last += 1;
+                *ticket = inner.last;
+            }
+            match inner.wakers.iter_mut().find(|w| w.0 == *ticket) {
+                Some((_, old)) => old.clone_from(waker),
+                None => inner.wakers.push_back((*ticket, waker.clone())),
             }
             self.interest.store(1, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
         let phase = self.phase();
         phase.is_terminal().then_some(phase)
+    }
+
+    /// The future with `ticket` does not wait any more.
+    pub(crate) fn unregister(&self, ticket: Ticket) {
+        if ticket != 0 {
+            self.inner.lock().wakers.retain(|w| w.0 != ticket);
+        }
     }
 
     /// Blocks until it has ended or `timeout` is over, whichever is first.
@@ -294,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_thread_and_a_waker_both_learn_of_the_end() {
+    fn a_blocked_thread_and_every_future_learn_of_the_end() {
         struct Count(AtomicUsize);
         impl Wake for Count {
             fn wake(self: std::sync::Arc<Self>) {
@@ -302,13 +329,20 @@ mod tests {
             }
         }
         let s = OpState::new();
-        let count = std::sync::Arc::new(Count(AtomicUsize::new(0)));
+        let [one, two, gone] = [(); 3].map(|()| Arc::new(Count(AtomicUsize::new(0))));
+        let mut tickets = [0; 3];
         assert!(s.begin());
-        assert_eq!(s.register(&Waker::from(count.clone())), None);
+        for (ticket, waker) in tickets.iter_mut().zip([&one, &two, &gone]) {
+            assert_eq!(s.register(ticket, Waker::noop()), None);
+            assert_eq!(s.register(ticket, &Waker::from(waker.clone())), None);
+        }
+        s.unregister(tickets[2]);
         std::thread::scope(|scope| {
             scope.spawn(|| assert_eq!(s.block(Duration::from_secs(60)), Phase::Done));
             scope.spawn(|| s.publish(Ok(())));
         });
-        assert_eq!(count.0.load(SeqCst), 1);
+        for (waker, woken) in [(one, 1), (two, 1), (gone, 0)] {
+            assert_eq!(waker.0.load(SeqCst), woken);
+        }
     }
 }

@@ -70,7 +70,11 @@ fn publisher(state: &Arc<OpState>, result: Result<()>) -> thread::JoinHandle<()>
 
 /// Waits as the `Future` view does. A wake that is lost deadlocks.
 fn poll_to_end(state: &OpState) -> Phase {
-    block_on(poll_fn(|cx| match state.register(cx.waker()) {
+    poll_on(state, 0)
+}
+
+fn poll_on(state: &OpState, mut ticket: u64) -> Phase {
+    block_on(poll_fn(|cx| match state.register(&mut ticket, cx.waker()) {
         None => Poll::Pending,
         Some(phase) => Poll::Ready(phase),
     }))
@@ -116,13 +120,29 @@ fn a_future_and_a_blocked_thread_both_learn_of_the_end() {
 }
 
 #[test]
+fn two_futures_both_learn_of_the_end() {
+    bounded(|| {
+        let state = active();
+        let publisher = publisher(&state, Ok(()));
+        let other = {
+            let state = state.clone();
+            thread::spawn(move || assert_eq!(poll_to_end(&state), Phase::Done))
+        };
+        assert_eq!(poll_to_end(&state), Phase::Done);
+        other.join().unwrap();
+        publisher.join().unwrap();
+    });
+}
+
+#[test]
 fn the_last_waker_is_the_one_that_is_woken() {
     loom::model(|| {
         let state = active();
         let publisher = publisher(&state, Ok(()));
         // A future that moved to another task: nobody waits on the first waker any more.
-        let ended = state.register(Waker::noop());
-        assert_eq!(poll_to_end(&state), Phase::Done);
+        let mut ticket = 0;
+        let ended = state.register(&mut ticket, Waker::noop());
+        assert_eq!(poll_on(&state, ticket), Phase::Done);
         assert!(matches!(ended, None | Some(Phase::Done)));
         publisher.join().unwrap();
     });
