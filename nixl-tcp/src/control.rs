@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use nixl_core::{Result, backend::Conn, runtime::Readiness};
+use nixl_core::{Error, ErrorKind, Result, backend::Conn, runtime::Readiness};
 use nixl_tcp_proto::{ControlRx, ControlStep};
 use parking_lot::Mutex;
 
@@ -14,6 +14,8 @@ use crate::{
 
 /// An output buffer above this is given back once it is empty.
 const KEEP: usize = 1 << 20;
+/// Unsent bytes at which the peer is given up: twice what core lets a peer leave unread (64 MiB).
+const BACKLOG: usize = 128 << 20;
 
 pub(crate) struct ControlStream {
     pub(crate) fd: OwnedFd,
@@ -38,10 +40,21 @@ impl ControlStream {
         }
     }
 
-    /// Appends a frame and sends what the socket takes.
+    /// Appends a frame and sends what the socket takes. Errors: the peer is gone, or leaves
+    /// [`BACKLOG`] bytes unread.
     pub(crate) fn send(&self, put: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
         let mut out = self.tx.lock();
         let waiting = !out.bytes.is_empty();
+        if out.sent > out.bytes.len() / 2 {
+            let sent = std::mem::take(&mut out.sent);
+            out.bytes.drain(..sent);
+        }
+        if out.bytes.len() - out.sent > BACKLOG {
+            return Err(Error::new(
+                ErrorKind::PeerMisbehaved,
+                "the peer does not read its control stream",
+            ));
+        }
         put(&mut out.bytes);
         if waiting {
             Ok(())

@@ -107,11 +107,6 @@ impl DataStream {
         }
     }
 
-    /// Makes a copy thread look for something to send.
-    pub(crate) fn spawn_tx(&self) {
-        self.tx.spawn();
-    }
-
     /// Goes on with a chunk that waited for its request.
     pub(crate) fn unpark(&self) {
         if self.rx.state.unpark() {

@@ -221,9 +221,18 @@ impl Active {
         self.outbound.moved.fetch_add(bytes, Relaxed);
     }
 
-    /// All chunks of a READ are in place.
-    pub(crate) fn finish(&self) {
-        self.end(Ok(()), false);
+    /// All chunks of a READ are in place. Its number is given back by `release` before the token
+    /// completes; not at all if it was cancelled meanwhile, for then the target still owes an ack.
+    pub(crate) fn finish(&self, release: impl FnOnce()) {
+        let mut post = self.outbound.post.lock();
+        if post.generation != self.generation || post.outcome.is_some() {
+            return;
+        }
+        post.outcome = Some(Ok(()));
+        drop(post);
+        release();
+        self.outbound.gate.close();
+        self.outbound.settle();
     }
 
     /// The target said the end.
@@ -245,16 +254,12 @@ impl Active {
 
     /// The connection is gone.
     pub(crate) fn abandon(&self, why: &Error) {
-        self.end(Err(why.clone()), true);
-    }
-
-    fn end(&self, result: Result<()>, give_up: bool) {
         let mut post = self.outbound.post.lock();
         if post.generation != self.generation {
             return;
         }
-        post.unfenced &= !give_up;
-        post.outcome.get_or_insert(result);
+        post.unfenced = false;
+        post.outcome.get_or_insert_with(|| Err(why.clone()));
         drop(post);
         self.outbound.gate.close();
         self.outbound.settle();

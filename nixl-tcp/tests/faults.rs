@@ -458,3 +458,38 @@ fn out_of_file_descriptors_refuses_and_recovers() {
     setrlimit(Resource::Nofile, old).unwrap();
     a.connect(&b);
 }
+
+#[test]
+fn cancels_that_cross_the_end_harm_nobody() {
+    let (a, b) = pair();
+    let (link, far_link) = a.connect(&b);
+    let (near, far) = (a.filled(8192, 1), b.filled(8192, 2));
+    let blocks = vec![(0, 512), (4096, 512)];
+    let mut rng = Lcg(11);
+    let (mut done, mut cancelled) = (0, 0);
+    for i in 0..4000 {
+        let op = if i % 2 == 0 { Op::Read } else { Op::Write };
+        let p = plan(op, &near, &blocks, &far, &blocks);
+        let t = link.endpoint.prepare("tcp", &p).unwrap();
+        let op1 = post(&t, &p).unwrap();
+        let until = Instant::now() + Duration::from_micros(rng.below(60));
+        while Instant::now() < until && !op1.is_done() {
+            std::hint::spin_loop();
+        }
+        t.cancel();
+        match op1.wait(&a) {
+            Ok(()) => done += 1,
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::Cancelled, "{e}");
+                cancelled += 1;
+            }
+        }
+    }
+    assert!(
+        done > 0 && cancelled > 0,
+        "{done} done, {cancelled} cancelled"
+    );
+    let p = plan(Op::Read, &near, &blocks, &far, &blocks);
+    run(&a, &link, &p).unwrap();
+    assert!(link.inbox.closed.lock().is_none() && far_link.inbox.closed.lock().is_none());
+}

@@ -75,7 +75,7 @@ impl Connection {
                 let first = active.is_write().then(|| active.next_chunk()).flatten();
                 if active.is_write() && active.outbound.plan().chunks() > 1 {
                     work.pushes.push_back(Push::Write(xfer, active.clone()));
-                    self.wake_others();
+                    self.kick_all();
                 }
                 return Some(Job::Open(xfer, active, first));
             }
@@ -103,12 +103,6 @@ impl Connection {
             return Some(job);
         }
         None
-    }
-
-    fn wake_others(&self) {
-        for stream in &self.streams {
-            stream.spawn_tx();
-        }
     }
 
     /// The peer's settings are here: posts may go.
@@ -155,14 +149,14 @@ impl Connection {
 
     /// All chunks of a READ are in place.
     pub(crate) fn read_done(&self, xfer: Xfer, active: &Active) {
-        let waiting = {
+        let mut waiting = false;
+        active.finish(|| {
             let mut work = self.work.lock();
             if let Some(slots) = work.slots.as_mut() {
                 slots.release(xfer);
             }
-            !work.pending.is_empty()
-        };
-        active.finish();
+            waiting = !work.pending.is_empty();
+        });
         if waiting {
             self.kick_one(false);
         }
