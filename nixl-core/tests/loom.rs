@@ -74,9 +74,11 @@ fn poll_to_end(state: &OpState) -> Phase {
 }
 
 fn poll_on(state: &OpState, mut ticket: u64) -> Phase {
-    block_on(poll_fn(|cx| match state.register(&mut ticket, cx.waker()) {
-        None => Poll::Pending,
-        Some(phase) => Poll::Ready(phase),
+    block_on(poll_fn(|cx| {
+        match state.register(&mut ticket, cx.waker()) {
+            None => Poll::Pending,
+            Some(phase) => Poll::Ready(phase),
+        }
     }))
 }
 
