@@ -164,14 +164,9 @@ impl RegionTable {
         found.map(|r| r.0.clone())
     }
 
-    /// All regions.
+    /// All regions; aliases are no regions of ours.
     pub fn all(&self) -> Vec<Region> {
-        self.inner
-            .read()
-            .by_key
-            .iter()
-            .map(|r| r.0.clone())
-            .collect()
+        self.inner.read().by_addr.iter().cloned().collect()
     }
 
     /// Withdraws everything.
