@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use nixl_core::{Error, ErrorKind, Result, backend::Conn, runtime::Readiness};
-use nixl_tcp_proto::{ControlRx, ControlStep};
+use nixl_tcp_proto::{ControlRx, ControlStep, Settings, put_settings};
 use parking_lot::Mutex;
 
 use crate::{
@@ -31,13 +31,21 @@ struct Out {
 }
 
 impl ControlStream {
-    pub(crate) fn new(fd: OwnedFd) -> Self {
+    /// A stream that begins with `settings`, whatever is sent before [`ControlStream::start`].
+    pub(crate) fn new(fd: OwnedFd, settings: Settings) -> Self {
+        let mut out = Out::default();
+        put_settings(&mut out.bytes, settings);
         Self {
             fd,
             turn: Turn::default(),
             rx: Mutex::new(ControlRx::new()),
-            tx: Mutex::default(),
+            tx: Mutex::new(out),
         }
+    }
+
+    /// Sends the settings and what was queued behind them.
+    pub(crate) fn start(&self) -> Result<()> {
+        self.flush(&mut self.tx.lock())
     }
 
     /// Appends a frame and sends what the socket takes. Errors: the peer is gone, or leaves

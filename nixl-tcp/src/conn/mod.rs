@@ -20,7 +20,7 @@ use nixl_core::{
     runtime::{Readiness, Watch, WatchToken},
 };
 use nixl_tcp_proto::{
-    InitiatorSlots, ProtocolError, Settings, TargetSlots, Xfer, put_message, put_ping, put_settings,
+    InitiatorSlots, ProtocolError, Settings, TargetSlots, Xfer, put_message, put_ping,
 };
 use parking_lot::Mutex;
 
@@ -106,7 +106,7 @@ impl Connection {
         let ours = settings(&config, streams.data.len());
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            control: ControlStream::new(streams.control),
+            control: ControlStream::new(streams.control, ours),
             streams: streams
                 .data
                 .into_iter()
@@ -137,11 +137,7 @@ impl Connection {
     /// Begins to read, now that core has said where messages go.
     pub(crate) fn start(&self, handler: Conn) {
         let _ = self.handler.set(handler);
-        let ours = settings(&self.config, self.streams.len());
-        let begun = self
-            .control
-            .send(|out| put_settings(out, ours))
-            .and_then(|()| self.watch_all());
+        let begun = self.control.start().and_then(|()| self.watch_all());
         if let Err(e) = begun {
             self.close_with(e);
         }
