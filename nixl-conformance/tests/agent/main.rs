@@ -4,5 +4,6 @@
 mod flip;
 mod notify;
 mod paths;
+mod reentry;
 mod requests;
 mod world;

@@ -19,6 +19,7 @@ use crate::{
     mem::Region,
     notify::Message,
     plan::{LocalList, Plan, RemoteList, Select},
+    runtime::deadline_after,
 };
 
 /// Pause before a path that failed its proof is tried again.
@@ -81,7 +82,7 @@ impl Probe {
             path,
             op,
             id,
-            deadline: Instant::now() + shared.config.probe_timeout,
+            deadline: deadline_after(shared.config.probe_timeout),
             nonce,
             local,
             local_offset,

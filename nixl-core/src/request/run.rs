@@ -42,6 +42,7 @@ pub(crate) struct Run {
     posted: Option<Instant>,
     /// When the present attempt was handed to its backend.
     handed: Option<Instant>,
+    /// `None`: further off than a clock can tell.
     deadline: Option<Instant>,
     post_time: Duration,
     notification: Option<Bytes>,
@@ -118,11 +119,13 @@ impl Inner {
             )
             .with_peer(&self.peer.name));
         }
+        let deadline = posted.checked_add(deadline);
+        self.shared.activated(deadline);
         if let Err(e) = self.begin(posted, notification, deadline) {
+            self.shared.deactivated();
             self.state.publish(Err(e.clone()));
             return Err(e);
         }
-        self.shared.activated(posted + deadline);
         self.go();
         self.run.lock().post_time = posted.elapsed();
         Ok(())
@@ -132,7 +135,7 @@ impl Inner {
         &self,
         posted: Instant,
         notification: Option<Bytes>,
-        deadline: Duration,
+        deadline: Option<Instant>,
     ) -> Result<()> {
         self.peer.check_alive()?;
         if let Some(data) = &notification {
@@ -146,7 +149,7 @@ impl Inner {
         }
         let mut run = self.run.lock();
         run.posted = Some(posted);
-        run.deadline = posted.checked_add(deadline);
+        run.deadline = deadline;
         run.notification = notification;
         run.stopping = None;
         run.failures.clear();
