@@ -392,6 +392,7 @@ impl Peer {
         for request in waiting {
             request.go();
         }
+        self.request_ended();
         if self.outbox.lock().is_waiting() {
             self.speak();
         }

@@ -3,6 +3,7 @@
 mod callback;
 mod future;
 mod run;
+mod watch;
 
 use std::{
     fmt,
@@ -19,7 +20,8 @@ use callback::Callbacks;
 pub use future::Done;
 use parking_lot::Mutex;
 use run::Run;
-pub(crate) use run::{Ending, has_failed};
+pub(crate) use run::has_failed;
+pub(crate) use watch::Ending;
 
 use crate::{
     Error, ErrorKind, Op, PathName, Result,
