@@ -327,7 +327,8 @@ impl Upcalls for Hub {
         peer: PeerIdentity,
         endpoint: Arc<dyn Endpoint>,
     ) -> Conn {
-        let Some(shared) = self.shared() else {
+        let open = |shared: &Arc<Shared>| !shared.closed.load(Ordering::Acquire);
+        let Some(shared) = self.shared().filter(open) else {
             endpoint.close();
             return Conn::new(Arc::new(Deaf));
         };
