@@ -3,7 +3,8 @@
 //! A *backend* connects to peers and owns one or more *paths*: ways to move bytes. It is handed a
 //! [`Context`] when the agent starts and from then on works on core's threads. All calls are
 //! non-blocking; what takes time is reported later through [`ConnectDone`], [`Conn`] and
-//! [`Completion`].
+//! [`Completion`]. [`ConnectDone`], [`Conn::closed`] and tokens may be called from inside of a call
+//! of core's, [`Conn::message`] may not.
 //!
 //! The contract, each line with the test of `nixl-conformance` that holds a backend to it
 //! (`docs/backend-guide.md` says how to run them):

@@ -1,8 +1,11 @@
 //! Agents over simulated backends: core's own contract, with the faults that only a simulation
 //! can produce on order.
 
+mod early;
 mod flip;
 mod notify;
 mod paths;
+mod reentry;
 mod requests;
+mod withdraw;
 mod world;

@@ -120,7 +120,7 @@ impl Agent {
 }
 
 /// Asks every connected peer that may have the region mapped to let go of it.
-fn ask_back(shared: &Shared, id: RegionId) {
+pub(super) fn ask_back(shared: &Shared, id: RegionId) {
     let cooperative = |backend: &str| {
         shared
             .paths

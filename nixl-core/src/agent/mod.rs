@@ -7,6 +7,7 @@ mod host;
 mod memory;
 mod probe_memory;
 mod shared;
+mod shutdown;
 mod transfer;
 
 use std::{
@@ -25,8 +26,7 @@ pub(crate) use shared::{Shared, next_id};
 pub use transfer::{PreparedLocal, PreparedRemote};
 
 use crate::{
-    ErrorKind, Generation, Result, error::fail, notify::Notification, runtime::deadline_after,
-    telemetry::Snapshot,
+    Generation, Result, notify::Notification, runtime::deadline_after, telemetry::Snapshot,
 };
 
 /// A named endpoint with its memory, backends and peers. Thread-safe; several may live in one
@@ -122,56 +122,6 @@ impl Agent {
             regions: shared.regions.all().len() as u64,
             active_requests: shared.active_count() as u64,
         }
-    }
-
-    /// Stops posts, cancels what is active, closes connections and joins the threads.
-    ///
-    /// Errors: `Timeout` when operations did not let go by `deadline`; their memory is leaked.
-    pub fn shutdown(self, deadline: Duration) -> Result<()> {
-        self.close(deadline)
-    }
-
-    fn close(&self, deadline: Duration) -> Result<()> {
-        let shared = &self.shared;
-        if shared.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let until = deadline_after(deadline);
-        for peer in shared.all_peers().values() {
-            peer.remove(fail(ErrorKind::PeerGone, "this agent was shut down"));
-        }
-        for request in shared.active_requests() {
-            request.stop(fail(ErrorKind::Cancelled, "the agent was shut down"));
-        }
-        let incoming = shared.incoming.lock().clone();
-        incoming.iter().for_each(|conn| conn.close());
-        shared.backends.iter().for_each(|b| b.shutdown());
-        let quiet = || shared.active_count() == 0;
-        let ended = shared.runtime.wait(until, quiet);
-        shared.regions.clear();
-        let unpinned = || !shared.regions.any_pinned();
-        let unpinned = shared.runtime.wait(until, unpinned);
-        shared.runtime.stop();
-        if ended && unpinned {
-            Ok(())
-        } else {
-            let error = fail(
-                ErrorKind::Timeout,
-                format!(
-                    "{} requests did not end within {deadline:?}; their memory is leaked",
-                    shared.active_count()
-                ),
-            );
-            tracing::error!(agent = %shared.identity.name, %error, "shut down uncleanly");
-            Err(error)
-        }
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // Nobody is left to tell; `close` has logged it.
-        let _ = self.close(Duration::from_secs(1));
     }
 }
 

@@ -129,10 +129,12 @@ impl Shared {
         requests.push(Arc::downgrade(request));
     }
 
-    /// A request was posted; make sure that its deadline is looked at.
-    pub(crate) fn activated(&self, deadline: Instant) {
-        self.active.fetch_add(1, Ordering::Relaxed);
-        self.runtime.tick_by(deadline);
+    /// A request is being posted; make sure that its deadline, if any, is looked at.
+    pub(crate) fn activated(&self, deadline: Option<Instant>) {
+        self.active.fetch_add(1, Ordering::SeqCst);
+        if let Some(at) = deadline {
+            self.runtime.tick_by(at);
+        }
     }
 
     pub(crate) fn deactivated(&self) {
@@ -325,7 +327,8 @@ impl Upcalls for Hub {
         peer: PeerIdentity,
         endpoint: Arc<dyn Endpoint>,
     ) -> Conn {
-        let Some(shared) = self.shared() else {
+        let open = |shared: &Arc<Shared>| !shared.closed.load(Ordering::Acquire);
+        let Some(shared) = self.shared().filter(open) else {
             endpoint.close();
             return Conn::new(Arc::new(Deaf));
         };

@@ -96,7 +96,9 @@ impl RegionTable {
     }
 
     pub(crate) fn is_withdrawn(&self, region: &Region) -> bool {
-        self.inner.read().withdrawn.contains_key(&region.id())
+        let inner = self.inner.read();
+        let found = inner.withdrawn.get(&region.id());
+        found.is_some_and(|own| own.key_ref() == region.key_ref())
     }
 
     pub(crate) fn withdrawn_ids(&self) -> Vec<RegionId> {
@@ -164,7 +166,7 @@ impl RegionTable {
         found.map(|r| r.0.clone())
     }
 
-    /// All regions; aliases are no regions of ours.
+    /// All regions; no aliases, which are nobody's but one operation's.
     pub fn all(&self) -> Vec<Region> {
         self.inner.read().by_addr.iter().cloned().collect()
     }
@@ -179,6 +181,13 @@ impl RegionTable {
             inner.withdrawn.insert(region.id(), region);
         }
     }
+
+    /// Keeps withdrawn regions allocated and registered for good: somebody may still touch them.
+    pub(crate) fn leak(&self, ids: &HashSet<RegionId>) {
+        let inner = self.inner.read();
+        let kept = ids.iter().filter_map(|id| inner.withdrawn.get(id));
+        kept.cloned().for_each(std::mem::forget);
+    }
 }
 
 fn unknown_key() -> Error {
@@ -186,4 +195,30 @@ fn unknown_key() -> Error {
         ErrorKind::NotRegistered,
         "no region has this key: it was deregistered, or the peer's metadata is old",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::OwnedBuffer;
+
+    fn region(id: u64) -> Region {
+        let owner = Box::new(OwnedBuffer::new(vec![0; 64].into_boxed_slice()));
+        Region::new(owner, RegionId(id), RegionKey([id as u8; 16]), true).unwrap()
+    }
+
+    #[test]
+    fn an_alias_is_reached_by_its_key_and_told_to_nobody() {
+        let table = RegionTable::default();
+        let (own, alias) = (region(1), region(2));
+        table.insert(own.clone());
+        table.insert_alias(alias.clone());
+        let reach = |r: &Region| table.resolve(&r.key(), r.addr(), 64, Access::Write);
+        assert!(reach(&own).is_ok() && reach(&alias).is_ok());
+        let told: Vec<_> = table.all().iter().map(Region::id).collect();
+        assert_eq!(told, [own.id()]);
+        table.withdraw_alias(&alias);
+        assert_eq!(reach(&alias).unwrap_err().kind(), ErrorKind::NotRegistered);
+        assert!(reach(&own).is_ok());
+    }
 }

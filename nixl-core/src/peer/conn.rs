@@ -107,6 +107,15 @@ impl Incoming {
         self.is_open() && self.asked.lock().contains(&id)
     }
 
+    /// What the peer was asked to let go of and may still touch.
+    pub(crate) fn held(&self) -> Vec<RegionId> {
+        if self.is_open() {
+            self.asked.lock().clone()
+        } else {
+            Vec::new()
+        }
+    }
+
     /// Sends the acknowledgement that is due, if one is.
     pub(crate) fn acknowledge(&self, shared: &Shared) {
         let owed = shared

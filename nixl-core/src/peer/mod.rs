@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     time::{Duration, Instant},
 };
@@ -28,7 +28,7 @@ use crate::{
     backend::{Endpoint, PeerAddress},
     error::fail,
     negotiate::CostBook,
-    notify::{Ack, Outbox},
+    notify::{Ack, Message, Outbox},
     plan::Plan,
     request,
     telemetry::{PathSnapshot, PathStats},
@@ -161,7 +161,8 @@ impl Peer {
     }
 
     pub(crate) fn note_withdrawal(&self) {
-        self.withdrawn.fetch_add(1, Ordering::AcqRel);
+        self.withdrawn.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 
     /// Errors with `NotRegistered` if the peer withdrew one of these regions.
@@ -326,8 +327,14 @@ impl Peer {
             table.write().remove(id);
         }
         self.note_withdrawal();
-        self.state.lock().revoked.push((id, link.clone()));
-        self.giving_back.store(true, Ordering::SeqCst);
+        {
+            let mut state = self.state.lock();
+            let known = |(r, l): &(RegionId, Arc<Link>)| *r == id && Arc::ptr_eq(l, link);
+            if !state.revoked.iter().any(known) {
+                state.revoked.push((id, link.clone()));
+            }
+            self.giving_back.store(true, Ordering::SeqCst);
+        }
         if let Some(shared) = self.shared.upgrade() {
             for request in shared.active_requests() {
                 if request.uses(id, link) {
@@ -341,7 +348,8 @@ impl Peer {
         self.request_ended();
     }
 
-    /// A request ended: regions that nothing uses any more can be given back.
+    /// A request or probe ended: regions that nothing uses any more can be given back. What is in
+    /// use stays on the list, so that whoever ends its last use finds it there.
     pub(crate) fn request_ended(&self) {
         if !self.giving_back.load(Ordering::SeqCst) {
             return;
@@ -349,24 +357,39 @@ impl Peer {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let pending = std::mem::take(&mut self.state.lock().revoked);
+        let (pending, probes) = {
+            let state = self.state.lock();
+            (state.revoked.clone(), state.probes.clone())
+        };
         let active = shared.active_requests();
-        let (used, free): (Vec<_>, Vec<_>) = pending
-            .into_iter()
-            .partition(|(id, link)| active.iter().any(|r| r.uses(*id, link)));
-        {
-            let mut state = self.state.lock();
-            state.revoked.extend(used);
-            self.giving_back
-                .store(!state.revoked.is_empty(), Ordering::SeqCst);
+        for (id, link) in pending {
+            let used = active.iter().any(|r| r.uses(id, &link))
+                || probes.iter().any(|p| p.uses(id, &link));
+            if !used && self.take_revoked(id, &link) {
+                link.endpoint.forget(id);
+                // A closed connection needs no answer: its end is one.
+                let _ = link.endpoint.send(Message::Revoked(id).encode());
+            }
         }
-        for (id, link) in free {
-            link.endpoint.forget(id);
-            // A closed connection needs no answer: its end is one.
-            let _ = link
-                .endpoint
-                .send(crate::notify::Message::Revoked(id).encode());
+    }
+
+    /// As [`Peer::request_ended`], for callers that may hold a request's lock.
+    fn probe_ended(self: &Arc<Self>) {
+        if self.giving_back.load(Ordering::SeqCst) {
+            self.advance_later();
         }
+    }
+
+    /// False if another thread was faster.
+    fn take_revoked(&self, id: RegionId, link: &Arc<Link>) -> bool {
+        let mut state = self.state.lock();
+        let before = state.revoked.len();
+        state
+            .revoked
+            .retain(|(r, l)| *r != id || !Arc::ptr_eq(l, link));
+        self.giving_back
+            .store(!state.revoked.is_empty(), Ordering::SeqCst);
+        state.revoked.len() < before
     }
 }
 
@@ -385,5 +408,5 @@ fn backoff(failures: u32) -> Duration {
 }
 
 pub(crate) fn encode_ack(ack: Ack) -> Bytes {
-    crate::notify::Message::Ack(ack).encode()
+    Message::Ack(ack).encode()
 }

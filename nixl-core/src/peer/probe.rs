@@ -19,6 +19,7 @@ use crate::{
     mem::Region,
     notify::Message,
     plan::{LocalList, Plan, RemoteList, Select},
+    runtime::deadline_after,
 };
 
 /// Pause before a path that failed its proof is tried again.
@@ -38,7 +39,10 @@ pub(crate) struct Probe {
     remote_region: RegionId,
     remote_offset: u64,
     transfer: Arc<dyn Transfer>,
+    /// Its result is known.
     over: AtomicBool,
+    /// The backend has let go of its memory, here and at the peer.
+    back: AtomicBool,
 }
 
 impl Probe {
@@ -81,7 +85,7 @@ impl Probe {
             path,
             op,
             id,
-            deadline: Instant::now() + shared.config.probe_timeout,
+            deadline: deadline_after(shared.config.probe_timeout),
             nonce,
             local,
             local_offset,
@@ -89,6 +93,7 @@ impl Probe {
             remote_offset,
             transfer,
             over: AtomicBool::new(false),
+            back: AtomicBool::new(false),
         })
     }
 
@@ -114,14 +119,28 @@ impl Probe {
     }
 
     fn end(self: &Arc<Self>, result: Result<()>) {
-        if !self.over.swap(true, Ordering::AcqRel) {
-            self.peer.probed(self, result);
+        if !self.over.swap(true, Ordering::SeqCst) {
+            self.peer.forget_probe(self);
+            self.peer
+                .settle_proof(&self.link, self.path, self.op, result);
         }
+    }
+
+    /// Whether it may touch the peer's region `id` over `link`.
+    pub(super) fn uses(&self, id: RegionId, link: &Link) -> bool {
+        self.remote_region == id
+            && std::ptr::eq(&*self.link, link)
+            && !self.back.load(Ordering::SeqCst)
     }
 }
 
 impl OpOwner for Probe {
     fn finished(self: Arc<Self>, _: u32, result: Result<()>) {
+        // Nobody knows what an abandoned probe still touches.
+        let abandoned = matches!(&result, Err(e) if e.kind() == ErrorKind::Abandoned);
+        self.back.store(!abandoned, Ordering::SeqCst);
+        self.peer.forget_probe(&self);
+        self.peer.probe_ended();
         match (result, self.op) {
             (Err(e), _) => self.end(Err(e)),
             (Ok(()), Op::Read) => {
@@ -172,7 +191,12 @@ impl Peer {
                 let probe = Arc::new(probe);
                 self.state.lock().probes.push(probe.clone());
                 shared.runtime.tick_by(probe.deadline);
-                probe.start();
+                // Announced above, so a withdrawal is either seen here, or waits for the probe.
+                if self.regions.card(probe.remote_region).is_some() {
+                    probe.start();
+                } else {
+                    probe.finished(0, Err(withdrawn()));
+                }
             }
         }
     }
@@ -205,9 +229,11 @@ impl Peer {
         state.proofs.values().any(|p| matches!(p, Proof::Running))
     }
 
-    fn probed(self: &Arc<Self>, probe: &Arc<Probe>, result: Result<()>) {
-        self.state.lock().probes.retain(|p| !Arc::ptr_eq(p, probe));
-        self.settle_proof(&probe.link, probe.path, probe.op, result);
+    /// Takes a probe off the list once its result is known and its memory is free.
+    fn forget_probe(&self, probe: &Arc<Probe>) {
+        if probe.over.load(Ordering::SeqCst) && probe.back.load(Ordering::SeqCst) {
+            self.state.lock().probes.retain(|p| !Arc::ptr_eq(p, probe));
+        }
     }
 
     fn settle_proof(
@@ -259,13 +285,12 @@ impl Peer {
     pub(crate) fn expire_probes(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         let (late, next) = {
             let state = self.state.lock();
-            let late: Vec<_> = state
-                .probes
-                .iter()
-                .filter(|p| p.deadline <= now)
-                .cloned()
-                .collect();
-            let next = state.probes.iter().map(|p| p.deadline).min();
+            let open = || {
+                let probes = state.probes.iter();
+                probes.filter(|p| !p.over.load(Ordering::SeqCst))
+            };
+            let late: Vec<_> = open().filter(|p| p.deadline <= now).cloned().collect();
+            let next = open().map(|p| p.deadline).min();
             (late, next)
         };
         for probe in late {
@@ -274,6 +299,13 @@ impl Peer {
         }
         next
     }
+}
+
+fn withdrawn() -> Error {
+    fail(
+        ErrorKind::NotRegistered,
+        "the peer withdrew the memory that probes use",
+    )
 }
 
 fn timed_out() -> Error {

@@ -14,6 +14,7 @@ use crate::{
     negotiate::{self, Demand, Health, Mode, Negotiation},
     plan::Plan,
     request,
+    runtime::{deadline_after, later},
 };
 
 /// A connection that lived this long was a good one: the next failure counts as the first.
@@ -268,7 +269,7 @@ impl Peer {
         let done = ConnectDone::new(move |result| peer.connected(backend, result));
         shared
             .runtime
-            .tick_by(Instant::now() + shared.config.connect_timeout);
+            .tick_by(deadline_after(shared.config.connect_timeout));
         found.connect(self.address.clone(), done);
     }
 
@@ -330,9 +331,9 @@ impl Peer {
                 .links
                 .iter()
                 .filter_map(|(name, link)| match link {
-                    LinkState::Connecting { since } if now >= *since + limit => Some(*name),
+                    LinkState::Connecting { since } if now >= later(*since, limit) => Some(*name),
                     LinkState::Connecting { since } => {
-                        let at = *since + limit;
+                        let at = later(*since, limit);
                         next = Some(next.map_or(at, |n| n.min(at)));
                         None
                     }
@@ -391,6 +392,7 @@ impl Peer {
         for request in waiting {
             request.go();
         }
+        self.request_ended();
         if self.outbox.lock().is_waiting() {
             self.speak();
         }

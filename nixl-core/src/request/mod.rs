@@ -1,7 +1,9 @@
 //! Transfer requests: prepared once, posted many times.
 
+mod callback;
 mod future;
 mod run;
+mod watch;
 
 use std::{
     fmt,
@@ -13,10 +15,13 @@ use std::{
 };
 
 use bytes::Bytes;
+pub use callback::Callback;
+use callback::Callbacks;
 pub use future::Done;
 use parking_lot::Mutex;
 use run::Run;
-pub(crate) use run::{Ending, has_failed};
+pub(crate) use run::has_failed;
+pub(crate) use watch::Ending;
 
 use crate::{
     Error, ErrorKind, Op, PathName, Result,
@@ -80,9 +85,6 @@ pub struct Receipt {
     pub failures: Vec<(PathName, Error)>,
 }
 
-/// Called when a request ends, on the thread that ended it; must not block.
-pub type Callback = Box<dyn Fn(&Result<()>) + Send + Sync>;
-
 /// A prepared transfer. Dropping it while active cancels it and detaches: its memory stays
 /// registered until nothing touches it.
 pub struct Request(pub(crate) Arc<Inner>);
@@ -98,7 +100,7 @@ pub(crate) struct Inner {
     pub(crate) checked: AtomicU64,
     /// The only path it may take, and never flipped: it is a flipped operation itself.
     pub(crate) only: Option<PathName>,
-    callback: Mutex<Option<Callback>>,
+    callbacks: Callbacks,
 }
 
 impl Request {
@@ -122,7 +124,7 @@ impl Request {
             stalled: AtomicBool::new(false),
             checked,
             only,
-            callback: Mutex::new(None),
+            callbacks: Callbacks::default(),
         });
         this.shared.track(&this);
         this.ready();
@@ -175,9 +177,10 @@ impl Request {
         Done::new(self)
     }
 
-    /// Calls `callback` at the end of every post.
+    /// Calls `callback` at the end of every post: once each, in order, one call at a time. Another
+    /// callback takes its place.
     pub fn on_complete(&self, callback: Callback) {
-        *self.0.callback.lock() = Some(callback);
+        self.0.callbacks.set(callback);
     }
 
     /// Asks for an early end. It ends as `Cancelled`, or as it would have, once no late access
@@ -267,17 +270,9 @@ impl Inner {
 
     /// Publishes the end to all four views.
     pub(crate) fn publish(&self, result: Result<()>) {
-        let callback = self.callback.lock();
-        match &*callback {
-            None => {
-                drop(callback);
-                self.state.publish(result);
-            }
-            Some(call) => {
-                self.state.publish(result.clone());
-                call(&result);
-            }
-        }
+        self.callbacks.note(&result);
+        self.state.publish(result);
+        self.callbacks.call();
         self.shared.event();
     }
 }

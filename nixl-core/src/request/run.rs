@@ -1,7 +1,10 @@
 //! One post of a request, from path to path until it ends.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,14 +21,14 @@ use crate::{
 };
 
 /// How long a cancelled transfer may take to let go before its connection is closed.
-const GRACE: Duration = Duration::from_millis(100);
+pub(super) const GRACE: Duration = Duration::from_millis(100);
 
 /// A transfer readied on one path of one connection.
 #[derive(Clone)]
-struct Prepared {
-    path: PathName,
-    link: Arc<Link>,
-    transfer: Arc<dyn Transfer>,
+pub(super) struct Prepared {
+    pub(super) path: PathName,
+    pub(super) link: Arc<Link>,
+    pub(super) transfer: Arc<dyn Transfer>,
     lanes: Arc<str>,
     record: Arc<PathRecord>,
 }
@@ -36,23 +39,24 @@ pub(crate) struct Run {
     /// Number of the last attempt handed to a backend; never reused.
     attempt: u32,
     /// Kept over posts: the path that worked last.
-    prepared: Option<Prepared>,
+    pub(super) prepared: Option<Prepared>,
     /// The backend has the token.
-    in_backend: bool,
-    posted: Option<Instant>,
+    pub(super) in_backend: bool,
+    pub(super) posted: Option<Instant>,
     /// When the present attempt was handed to its backend.
     handed: Option<Instant>,
-    deadline: Option<Instant>,
+    /// `None`: further off than a clock can tell.
+    pub(super) deadline: Option<Instant>,
     post_time: Duration,
     notification: Option<Bytes>,
     /// Why it should end early, and since when.
-    stopping: Option<(Error, Instant)>,
+    pub(super) stopping: Option<(Error, Instant)>,
     failures: Vec<(PathName, Error)>,
     /// Backends that were reconnected for this post although they failed a moment ago.
     insisted: Vec<BackendName>,
     attempts: u32,
     receipt: Option<Receipt>,
-    moved: (u64, Option<Instant>),
+    pub(super) moved: (u64, Option<Instant>),
     pinned: bool,
 }
 
@@ -63,14 +67,6 @@ pub(crate) fn has_failed(failures: &[(PathName, Error)], path: PathName) -> bool
         None => false,
         Some((_, first)) => first.kind() != ErrorKind::PeerGone || of_path.next().is_some(),
     }
-}
-
-/// What a look at an active request found.
-pub(crate) enum Ending {
-    /// It goes on; look again by then.
-    Later(Instant),
-    /// Nothing to look at.
-    Idle,
 }
 
 impl Inner {
@@ -118,11 +114,13 @@ impl Inner {
             )
             .with_peer(&self.peer.name));
         }
+        let deadline = posted.checked_add(deadline);
+        self.shared.activated(deadline);
         if let Err(e) = self.begin(posted, notification, deadline) {
+            self.shared.deactivated();
             self.state.publish(Err(e.clone()));
             return Err(e);
         }
-        self.shared.activated(posted + deadline);
         self.go();
         self.run.lock().post_time = posted.elapsed();
         Ok(())
@@ -132,7 +130,7 @@ impl Inner {
         &self,
         posted: Instant,
         notification: Option<Bytes>,
-        deadline: Duration,
+        deadline: Option<Instant>,
     ) -> Result<()> {
         self.peer.check_alive()?;
         if let Some(data) = &notification {
@@ -146,7 +144,7 @@ impl Inner {
         }
         let mut run = self.run.lock();
         run.posted = Some(posted);
-        run.deadline = posted.checked_add(deadline);
+        run.deadline = deadline;
         run.notification = notification;
         run.stopping = None;
         run.failures.clear();
@@ -192,6 +190,9 @@ impl Inner {
                     let token = Completion::new(self.clone(), attempt);
                     if let Err(Refused { error, done }) = prepared.transfer.clone().post(token) {
                         done.complete(Err(error));
+                    } else if self.is_stopping(attempt) {
+                        // The backend heard of it before it had anything to cancel.
+                        prepared.transfer.cancel();
                     }
                     return;
                 }
@@ -200,6 +201,12 @@ impl Inner {
                 Err(e) => return self.end(Err(e)),
             }
         }
+    }
+
+    /// Whether `attempt` is in its backend and should end early.
+    fn is_stopping(&self, attempt: u32) -> bool {
+        let run = self.run.lock();
+        run.in_backend && run.attempt == attempt && run.stopping.is_some()
     }
 
     /// `None`: parked until the peer has news, or over. An error that may be retried has been
@@ -242,6 +249,13 @@ impl Inner {
         run.in_backend = true;
         run.handed = Some(Instant::now());
         run.prepared = Some(prepared.clone());
+        // Announce, then look: either a withdrawal is seen here, or `uses` sees this post.
+        fence(Ordering::SeqCst);
+        if let Err(e) = self.check_remote() {
+            drop(run);
+            self.end(Err(e));
+            return None;
+        }
         Some(Ok((prepared, run.attempt)))
     }
 
@@ -369,9 +383,15 @@ impl Inner {
 
     /// Makes an active request end early with `why`.
     pub(crate) fn stop(self: &Arc<Self>, why: Error) {
+        self.stop_post(None, why);
+    }
+
+    /// [`Inner::stop`], but only the post that began at `posted`, if that is said.
+    pub(super) fn stop_post(self: &Arc<Self>, posted: Option<Instant>, why: Error) {
         let transfer = {
             let mut run = self.run.lock();
-            if !self.is_active() || run.stopping.is_some() {
+            let another = posted.is_some() && posted != run.posted;
+            if another || !self.is_active() || run.stopping.is_some() {
                 return;
             }
             run.stopping = Some((why.clone(), Instant::now()));
@@ -390,71 +410,6 @@ impl Inner {
                 self.end(Err(why));
             }
         }
-    }
-
-    /// Looks after deadline and progress. Called by the agent's tick.
-    pub(crate) fn look(self: &Arc<Self>, now: Instant) -> Ending {
-        if !self.is_active() {
-            return Ending::Idle;
-        }
-        let (over, close, next) = {
-            let mut run = self.run.lock();
-            let deadline = run.deadline.unwrap_or(now + GRACE);
-            let posted = run.posted.unwrap_or(now);
-            // Begin early enough for the end to be known by the deadline.
-            let margin = GRACE.min(deadline.saturating_duration_since(posted) / 10);
-            let stop_at = deadline.checked_sub(margin).unwrap_or(deadline);
-            self.watch_progress(&mut run, now);
-            match &run.stopping {
-                Some((_, since)) => {
-                    let close_at = *since + margin.max(GRACE / 2);
-                    let link = run.prepared.as_ref().map(|p| p.link.clone());
-                    (false, link.filter(|_| now >= close_at), close_at)
-                }
-                None => (now >= stop_at, None, stop_at),
-            }
-        };
-        if over {
-            self.stop(self.timeout());
-            return Ending::Later(now + GRACE / 2);
-        }
-        if let Some(link) = close {
-            link.endpoint().close();
-        }
-        Ending::Later(next.max(now + Duration::from_millis(1)))
-    }
-
-    fn watch_progress(&self, run: &mut Run, now: Instant) {
-        let moved = match (&run.prepared, run.in_backend) {
-            (Some(p), true) => p.transfer.moved(),
-            _ => 0,
-        };
-        let (last, since) = run.moved;
-        if moved != last || since.is_none() {
-            run.moved = (moved, Some(now));
-            self.stalled.store(false, Ordering::Relaxed);
-        } else if since.is_some_and(|s| now - s >= self.shared.config.stall_after) {
-            self.stalled.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn timeout(&self) -> Error {
-        let run = self.run.lock();
-        let asked = run
-            .deadline
-            .zip(run.posted)
-            .map_or(Duration::ZERO, |(d, p)| d - p);
-        let text = match (&run.prepared, run.in_backend) {
-            (Some(p), true) => format!(
-                "not done within {asked:?}: {} of {} bytes moved over {}; the peer is stopped or too \
-                 slow",
-                p.transfer.moved(),
-                self.plan.bytes(),
-                p.path
-            ),
-            _ => format!("no path to the peer was ready within {asked:?}"),
-        };
-        fail(ErrorKind::Timeout, text)
     }
 
     /// Whether the present post may touch the peer's region `id` over `link`.

@@ -34,9 +34,13 @@ const NAP: Duration = Duration::from_micros(100);
 
 /// When `timeout` is over; some decades on for times that no clock can hold (`Duration::MAX`).
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(timeout)
-        .unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+    later(Instant::now(), timeout)
+}
+
+/// [`deadline_after`] from another time on.
+pub(crate) fn later(at: Instant, timeout: Duration) -> Instant {
+    at.checked_add(timeout)
+        .unwrap_or_else(|| at + Duration::from_secs(1 << 30))
 }
 
 /// Who makes progress.
