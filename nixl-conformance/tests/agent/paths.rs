@@ -240,6 +240,40 @@ fn metadata_adds_removes_and_ignores_the_past() {
 }
 
 #[test]
+fn metadata_loaded_by_two_threads_at_once_is_as_new_as_the_newer() {
+    let (a, b) = pair(&[sim("sim", 0)]);
+    let old = b.agent.metadata().unwrap();
+    let late = b.agent.allocate(BLOCK).unwrap();
+    let list = nixl_core::DescList::dram([(late.addr(), BLOCK)]);
+    let new = b.agent.metadata().unwrap();
+    let start = std::sync::Barrier::new(2);
+    for round in 0..300 {
+        a.agent.remove_peer("b").unwrap();
+        std::thread::scope(|scope| {
+            for blob in [&old, &new] {
+                let (a, start) = (&a, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    a.agent.load_metadata(blob).unwrap();
+                });
+            }
+        });
+        let found = a.agent.prepare_remote("b", &list);
+        assert!(found.is_ok(), "round {round}");
+    }
+}
+
+#[test]
+fn partial_metadata_tells_of_no_region_that_is_gone() {
+    let (a, b) = pair(&[sim("sim", 0)]);
+    b.agent.deregister(&b.region, LONG).unwrap();
+    for region in [&b.region, &a.region] {
+        let told = b.agent.partial_metadata(std::slice::from_ref(region), true);
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::NotRegistered);
+    }
+}
+
+#[test]
 fn a_peer_without_a_common_backend_is_unsupported() {
     let a = Party::new("a", &[sim("left", 0)], quick());
     let b = Party::new("b", &[sim("right", 0)], quick());
