@@ -19,6 +19,9 @@ use crate::{
     runtime::deadline_after,
 };
 
+/// How long the end of a connection may take to be noticed.
+const NOTICE: Duration = Duration::from_millis(200);
+
 /// Names of loaded peers.
 pub type Peers = Vec<String>;
 
@@ -192,19 +195,22 @@ impl Agent {
     fn replace(&self, old: &Arc<Peer>, metadata: Metadata) -> Result<bool> {
         let new = self.new_peer(metadata)?;
         let limit = self.shared.config.connect_timeout;
-        if self.reach(&new, limit).is_ok() {
+        let new_answers = self.reach(&new, limit).is_ok();
+        // A peer that died a moment ago may look connected until its end is noticed.
+        let cut_off = || !old.is_connected();
+        let cut_off = self.shared.runtime.wait(deadline_after(NOTICE), cut_off);
+        let old_answers = !cut_off || self.reach(old, limit).is_ok();
+        let gone = |why| fail(ErrorKind::PeerGone, why).with_peer(&old.name);
+        if new_answers && !old_answers {
             let installed = self.install(&new, Some(old));
-            let (over, why) = if installed {
-                (old, "the peer restarted and was loaded anew")
+            if installed {
+                old.remove(gone("the peer restarted and was loaded anew"));
             } else {
-                (&new, "it was loaded twice at once")
-            };
-            over.remove(fail(ErrorKind::PeerGone, why).with_peer(&old.name));
+                new.remove(gone("it was loaded twice at once"));
+            }
             return Ok(installed);
         }
-        let old_answers = old.is_connected() || self.reach(old, limit).is_ok();
-        let gone = fail(ErrorKind::PeerGone, "it was never loaded").with_peer(&new.name);
-        new.remove(gone);
+        new.remove(gone("it was never loaded"));
         let (kind, text) = if old_answers {
             (
                 ErrorKind::NameConflict,
