@@ -83,6 +83,50 @@ fn loaded_senders_are_verified_and_strangers_can_be_refused() {
     assert!(c.agent.wait_notification(LONG).unwrap().verified);
 }
 
+/// The target's acknowledgements can be lost with one of two connections.
+#[test]
+fn credit_comes_back_although_a_connection_is_lost_with_it() {
+    let small = AgentConfig {
+        notification_window: 10_000,
+        ..quick()
+    };
+    let configs: &[SimConfig] = &[sim("one", 0), sim("two", 1)];
+    let a = Party::new("a", configs, small.clone());
+    let b = Party::new("b", configs, small);
+    a.agent.load_metadata(&b.agent.metadata().unwrap()).unwrap();
+    a.agent.connect("b", LONG).unwrap();
+    let begun = Instant::now();
+    while a.sims.iter().any(|s| s.counts().connects == 0) {
+        assert!(begun.elapsed() < LONG);
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    let sends = || [0, 1].map(|i: usize| b.sims[i].counts().sends);
+    let before = sends();
+    a.sims
+        .iter()
+        .for_each(|s| s.faults(|f| f.hold_messages = true));
+    while a.agent.notify("b", &[7; 1000]).is_ok() {}
+    while b
+        .agent
+        .wait_notification(Duration::from_millis(50))
+        .is_some()
+    {}
+    let by = loop {
+        assert!(begun.elapsed() < LONG, "no acknowledgement");
+        if let Some(i) = (0..2).find(|i| sends()[*i] > before[*i]) {
+            break i;
+        }
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    a.sims[by].cut();
+    a.sims.iter().for_each(|s| s.release());
+    while let Err(e) = a.agent.notify("b", &[7; 1000]) {
+        assert_eq!(e.kind(), ErrorKind::Exhausted);
+        assert!(begun.elapsed() < LONG, "credit did not come back");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_full_queue_stops_its_sender_until_the_target_takes_some() {
     let small = AgentConfig {

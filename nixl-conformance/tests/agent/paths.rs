@@ -176,13 +176,13 @@ fn a_restarted_peer_replaces_the_old_one_only_when_it_answers() {
     let twin = Party::new("b", &[sim("sim", 0)], quick());
     twin.fill(5);
     let blob = twin.agent.metadata().unwrap();
-    twin.sims[0].kill();
-    let e = a.agent.load_metadata(&blob).unwrap_err();
-    assert_eq!(
-        e.kind(),
-        ErrorKind::NameConflict,
-        "the old one still answers"
-    );
+    for whether in ["both answer", "the old one still answers"] {
+        let e = a.agent.load_metadata(&blob).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::NameConflict, "{whether}");
+        first.post().unwrap();
+        first.wait(LONG).unwrap();
+        twin.sims[0].kill();
+    }
 
     b.sims[0].kill();
     let e = a.agent.load_metadata(&blob).unwrap_err();
@@ -237,6 +237,40 @@ fn metadata_adds_removes_and_ignores_the_past() {
         a.agent.load_metadata(&own).unwrap_err().kind(),
         ErrorKind::ApiMisuse
     );
+}
+
+#[test]
+fn metadata_loaded_by_two_threads_at_once_is_as_new_as_the_newer() {
+    let (a, b) = pair(&[sim("sim", 0)]);
+    let old = b.agent.metadata().unwrap();
+    let late = b.agent.allocate(BLOCK).unwrap();
+    let list = nixl_core::DescList::dram([(late.addr(), BLOCK)]);
+    let new = b.agent.metadata().unwrap();
+    let start = std::sync::Barrier::new(2);
+    for round in 0..300 {
+        a.agent.remove_peer("b").unwrap();
+        std::thread::scope(|scope| {
+            for blob in [&old, &new] {
+                let (a, start) = (&a, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    a.agent.load_metadata(blob).unwrap();
+                });
+            }
+        });
+        let found = a.agent.prepare_remote("b", &list);
+        assert!(found.is_ok(), "round {round}");
+    }
+}
+
+#[test]
+fn partial_metadata_tells_of_no_region_that_is_gone() {
+    let (a, b) = pair(&[sim("sim", 0)]);
+    b.agent.deregister(&b.region, LONG).unwrap();
+    for region in [&b.region, &a.region] {
+        let told = b.agent.partial_metadata(std::slice::from_ref(region), true);
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::NotRegistered);
+    }
 }
 
 #[test]

@@ -19,6 +19,9 @@ use crate::{
     runtime::deadline_after,
 };
 
+/// How long the end of a connection may take to be noticed.
+const NOTICE: Duration = Duration::from_millis(200);
+
 /// Names of loaded peers.
 pub type Peers = Vec<String>;
 
@@ -26,39 +29,54 @@ impl Agent {
     /// Everything a peer needs: card and all regions. Holds this agent's secret: give it only to
     /// agents that may read and write the registered memory.
     pub fn metadata(&self) -> Result<Bytes> {
+        let sequence = self.next_sequence();
         let regions = self.shared.regions.all();
-        self.encode(
-            Kind::Full,
-            true,
-            regions.iter().map(Region::card).collect(),
-            Vec::new(),
-        )
+        let cards = regions.iter().map(Region::card).collect();
+        Ok(self.encode(Kind::Full, sequence, true, cards, Vec::new()))
     }
 
     /// Some regions, for a peer that may not have the others (`with_card`) or has the card
     /// already.
+    ///
+    /// Errors: `NotRegistered` for a region that is not, or no longer, registered here.
     pub fn partial_metadata(&self, regions: &[Region], with_card: bool) -> Result<Bytes> {
+        let sequence = self.next_sequence();
+        let has = |r: &&Region| self.shared.regions.has_key(&r.key());
+        if let Some(gone) = regions.iter().find(|r| !has(r)) {
+            return Err(fail(
+                ErrorKind::NotRegistered,
+                format!("the region at {:#x} is not registered here", gone.addr()),
+            ));
+        }
         let mut cards: Vec<_> = regions.iter().map(Region::card).collect();
         if with_card {
             let probed = self.shared.probe_memory.probed.iter();
             cards.extend(probed.map(|(region, _)| region.card()));
         }
-        self.encode(Kind::Partial, with_card, cards, Vec::new())
+        Ok(self.encode(Kind::Partial, sequence, with_card, cards, Vec::new()))
     }
 
     /// Tells a peer that regions are gone; with no region, that this agent is going.
     pub fn withdrawal(&self, regions: &[Region]) -> Result<Bytes> {
+        let sequence = self.next_sequence();
         let ids = regions.iter().map(Region::id).collect();
-        self.encode(Kind::Withdraw, false, Vec::new(), ids)
+        Ok(self.encode(Kind::Withdraw, sequence, false, Vec::new(), ids))
+    }
+
+    /// The number of a blob. Taken before looking at what the blob tells: then a later number never
+    /// tells of an earlier state.
+    fn next_sequence(&self) -> u64 {
+        self.shared.sequence.fetch_add(1, Ordering::AcqRel)
     }
 
     fn encode(
         &self,
         kind: Kind,
+        sequence: u64,
         with_card: bool,
         mut regions: Vec<RegionCard>,
         withdrawn: Vec<crate::RegionId>,
-    ) -> Result<Bytes> {
+    ) -> Bytes {
         let shared = &self.shared;
         regions.retain(|r| !shared.probe_memory.is_scratch(r.id));
         regions.sort_by_key(|r| r.id);
@@ -66,13 +84,13 @@ impl Agent {
             kind,
             name: shared.identity.name.clone(),
             generation: shared.identity.generation,
-            sequence: shared.sequence.fetch_add(1, Ordering::AcqRel),
+            sequence,
             card: with_card.then(|| shared.card.clone()),
             regions,
             withdrawn,
             nixl: Default::default(),
         };
-        Ok(metadata::encode(&metadata))
+        metadata::encode(&metadata)
     }
 
     /// Loads or updates a peer from its metadata; returns its name. A blob that is not newer than
@@ -98,20 +116,23 @@ impl Agent {
                  reaches itself by its name without loading anything",
             ));
         }
-        let loaded = self.shared.peers.read().get(&metadata.name).cloned();
-        match loaded {
-            Some(peer) if peer.generation() == metadata.generation => {
-                let leaves = metadata.ends_agent();
-                if update(&peer, metadata) && leaves {
-                    self.remove_peer(&peer.name)?;
+        let name = metadata.name.clone();
+        // Again whenever another thread loads the same peer meanwhile.
+        loop {
+            let loaded = self.shared.peers.read().get(&name).cloned();
+            let installed = match loaded {
+                Some(peer) if peer.generation() == metadata.generation => {
+                    let leaves = metadata.ends_agent();
+                    if update(&peer, metadata) && leaves {
+                        self.forget_peer(&peer, "the peer took leave");
+                    }
+                    return Ok(name);
                 }
-                Ok(peer.name.to_string())
-            }
-            Some(old) => self.replace(&old, metadata),
-            None => {
-                let peer = self.new_peer(metadata)?;
-                self.install(&peer);
-                Ok(peer.name.to_string())
+                Some(old) => self.replace(&old, metadata.clone())?,
+                None => self.install(&self.new_peer(metadata.clone())?, None),
+            };
+            if installed {
+                return Ok(name);
             }
         }
     }
@@ -158,29 +179,38 @@ impl Agent {
         )))
     }
 
-    fn install(&self, peer: &Arc<Peer>) {
+    /// Puts a peer in the place of `old`; false if somebody else is there by now.
+    fn install(&self, peer: &Arc<Peer>, old: Option<&Arc<Peer>>) -> bool {
         let mut peers = self.shared.peers.write();
-        Arc::make_mut(&mut peers).insert(peer.name.to_string(), peer.clone());
+        let present = peers.get(&*peer.name);
+        let free = present.map(Arc::as_ptr) == old.map(Arc::as_ptr);
+        if free {
+            Arc::make_mut(&mut peers).insert(peer.name.to_string(), peer.clone());
+        }
+        free
     }
 
-    /// Puts a new incarnation in the place of a loaded one, if it answers.
-    fn replace(&self, old: &Arc<Peer>, metadata: Metadata) -> Result<String> {
+    /// Puts a new incarnation in the place of a loaded one, if it answers; false as
+    /// [`Agent::install`].
+    fn replace(&self, old: &Arc<Peer>, metadata: Metadata) -> Result<bool> {
         let new = self.new_peer(metadata)?;
         let limit = self.shared.config.connect_timeout;
-        if self.reach(&new, limit).is_ok() {
-            self.install(&new);
-            old.remove(
-                fail(
-                    ErrorKind::PeerGone,
-                    "the peer restarted and was loaded anew",
-                )
-                .with_peer(&old.name),
-            );
-            return Ok(new.name.to_string());
+        let new_answers = self.reach(&new, limit).is_ok();
+        // A peer that died a moment ago may look connected until its end is noticed.
+        let cut_off = || !old.is_connected();
+        let cut_off = self.shared.runtime.wait(deadline_after(NOTICE), cut_off);
+        let old_answers = !cut_off || self.reach(old, limit).is_ok();
+        let gone = |why| fail(ErrorKind::PeerGone, why).with_peer(&old.name);
+        if new_answers && !old_answers {
+            let installed = self.install(&new, Some(old));
+            if installed {
+                old.remove(gone("the peer restarted and was loaded anew"));
+            } else {
+                new.remove(gone("it was loaded twice at once"));
+            }
+            return Ok(installed);
         }
-        let old_answers = old.is_connected() || self.reach(old, limit).is_ok();
-        let gone = fail(ErrorKind::PeerGone, "it was never loaded").with_peer(&new.name);
-        new.remove(gone);
+        new.remove(gone("it was never loaded"));
         let (kind, text) = if old_answers {
             (
                 ErrorKind::NameConflict,
@@ -233,24 +263,29 @@ impl Agent {
         Ok(())
     }
 
-    /// Forgets a peer: its requests end with `Cancelled` or `PeerGone`, connections close.
+    /// Forgets a peer: its requests end with `PeerGone`, connections close.
     pub fn remove_peer(&self, name: &str) -> Result<()> {
         if name == self.name() {
             return Err(fail(ErrorKind::ApiMisuse, "an agent cannot remove itself"));
         }
-        let peer = self.peer(name)?;
-        let gone = fail(ErrorKind::PeerGone, "the peer was removed by the caller");
+        self.forget_peer(&self.peer(name)?, "the peer was removed by the caller");
+        Ok(())
+    }
+
+    fn forget_peer(&self, peer: &Arc<Peer>, why: &'static str) {
+        let gone = fail(ErrorKind::PeerGone, why);
         {
             let mut peers = self.shared.peers.write();
-            Arc::make_mut(&mut peers).remove(name);
+            if peers.get(&*peer.name).is_some_and(|p| Arc::ptr_eq(p, peer)) {
+                Arc::make_mut(&mut peers).remove(&*peer.name);
+            }
         }
         for request in self.shared.active_requests() {
-            if Arc::ptr_eq(&request.peer, &peer) {
+            if Arc::ptr_eq(&request.peer, peer) {
                 request.stop(gone.clone());
             }
         }
         peer.remove(gone);
-        Ok(())
     }
 
     /// Names of loaded peers, sorted; this agent itself is not among them.
@@ -276,7 +311,7 @@ impl Agent {
         let regions = PeerRegions::Own(self.shared.regions.clone());
         let card = self.shared.card.clone();
         let peer = Peer::new(&self.shared, PeerAddress { card }, regions);
-        self.install(&Arc::new(peer));
+        self.install(&Arc::new(peer), None);
     }
 
     pub(super) fn note_self_withdrawal(&self) {

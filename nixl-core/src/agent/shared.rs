@@ -252,6 +252,11 @@ impl Shared {
 
     pub(crate) fn incoming_closed(&self, conn: &Arc<Incoming>) {
         self.incoming.lock().retain(|c| !Arc::ptr_eq(c, conn));
+        // What was said over it may be lost; another connection of the peer has to say it again.
+        self.inbox
+            .lock()
+            .reconnected(&conn.from, conn.identity.generation);
+        self.ack_soon();
     }
 
     /// Lets `peer` look around on a thread that holds no lock of anybody's.
@@ -333,10 +338,13 @@ impl Upcalls for Hub {
             return Conn::new(Arc::new(Deaf));
         };
         let conn = Arc::new(Incoming::new(&shared, backend, peer, endpoint));
-        shared
-            .inbox
-            .lock()
-            .reconnected(&conn.from, conn.identity.generation);
+        {
+            let mut inbox = shared.inbox.lock();
+            if conn.identity.verified {
+                inbox.replaced(&conn.from, conn.identity.generation);
+            }
+            inbox.reconnected(&conn.from, conn.identity.generation);
+        }
         shared.incoming.lock().push(conn.clone());
         // Regions that are being withdrawn just now may be in use over this connection already.
         for id in shared.regions.withdrawn_ids() {

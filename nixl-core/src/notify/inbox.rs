@@ -85,6 +85,8 @@ impl Inbox {
         let key = (from.clone(), peer.generation);
         let sender = self.senders.entry(key).or_default();
         if seq < sender.next || sender.held.contains_key(&seq) {
+            // It goes again because no acknowledgement came: the last one was lost.
+            sender.last_ack = Ack::default();
             return Ok(Accepted {
                 deliverable: 0,
                 ack_now: true,
@@ -146,7 +148,14 @@ impl Inbox {
             .is_some_and(|s| s.consumed - s.last_ack.consumed >= self.window / ACK_PART)
     }
 
-    /// A connection of `from` is new: it needs an acknowledgement whatever was said before.
+    /// A peer proved to be this incarnation of `from`: all others are over, and so is what they left
+    /// incomplete.
+    pub(crate) fn replaced(&mut self, from: &str, generation: Generation) {
+        self.senders
+            .retain(|(name, g), _| **name != *from || *g == generation);
+    }
+
+    /// A connection of `from` came or went: it needs an acknowledgement whatever was said before.
     pub(crate) fn reconnected(&mut self, from: &Arc<str>, generation: Generation) {
         if let Some(sender) = self.senders.get_mut(&(from.clone(), generation)) {
             sender.last_ack = Ack::default();
@@ -195,7 +204,10 @@ mod tests {
             ..peer
         };
         inbox.accept(&from, &reborn, 0, b"new").unwrap();
-        assert_eq!(taken(&mut inbox), [b"old", b"new"]);
+        assert_eq!(inbox.senders.len(), 2);
+        inbox.replaced("a", Generation(2));
+        assert_eq!(inbox.senders.len(), 1, "the dead one is forgotten");
+        assert_eq!(taken(&mut inbox), [b"old", b"new"], "what it sent is not");
     }
 
     #[test]
@@ -260,9 +272,21 @@ mod tests {
     #[test]
     fn impossible_acknowledgements_are_refused() {
         let mut outbox = Outbox::new(1000);
-        for (received, consumed) in [(1, 0), (0, 1)] {
+        let refused = |outbox: &mut Outbox, received, consumed| {
             let e = outbox.acked(Ack { received, consumed }).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::PeerMisbehaved);
+        };
+        refused(&mut outbox, 1, 0);
+        refused(&mut outbox, 0, 1);
+        for _ in 0..2 {
+            outbox.reserve(36).unwrap();
+            outbox.push(&[0; 36]);
         }
+        refused(&mut outbox, 0, 100);
+        refused(&mut outbox, 1, 101);
+        let ack = |received, consumed| Ack { received, consumed };
+        outbox.acked(ack(1, 100)).unwrap();
+        outbox.acked(ack(2, 100)).unwrap();
+        outbox.acked(ack(1, 0)).unwrap();
     }
 }

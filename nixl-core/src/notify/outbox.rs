@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{Ack, MAX_NOTIFICATION, Message};
+use super::{Ack, MAX_NOTIFICATION, Message, wire::NOTIFY_HEAD};
 use crate::{ErrorKind, Result, error::fail};
 
 /// Notifications of this agent to one peer generation.
@@ -20,6 +20,8 @@ pub(crate) struct Outbox {
     numbered: u64,
     reserved: u64,
     consumed: u64,
+    /// Bytes of those numbered that the peer has received.
+    received: u64,
 }
 
 impl Outbox {
@@ -33,6 +35,7 @@ impl Outbox {
             numbered: 0,
             reserved: 0,
             consumed: 0,
+            received: 0,
         }
     }
 
@@ -97,21 +100,25 @@ impl Outbox {
 
     /// Takes the peer's word on what arrived. Nonsense is an error of the peer.
     pub(crate) fn acked(&mut self, ack: Ack) -> Result<()> {
-        if ack.received > self.next_seq || ack.consumed > self.numbered {
-            return Err(fail(
-                ErrorKind::PeerMisbehaved,
-                "the peer acknowledged notifications that were never sent",
-            ));
+        let nonsense = || {
+            let what = "the peer acknowledged notifications that it cannot have";
+            fail(ErrorKind::PeerMisbehaved, what)
+        };
+        if ack.received > self.next_seq {
+            return Err(nonsense());
         }
-        self.consumed = self.consumed.max(ack.consumed);
-        while self
-            .unacked
-            .front()
-            .is_some_and(|(seq, _)| *seq < ack.received)
+        while let Some((seq, message)) = self.unacked.front()
+            && *seq < ack.received
         {
+            self.received += cost(message.len() - NOTIFY_HEAD);
             self.unacked.pop_front();
             self.handed = self.handed.saturating_sub(1);
         }
+        // What was taken was received before: else the window would open while we still hold it.
+        if ack.consumed > self.received {
+            return Err(nonsense());
+        }
+        self.consumed = self.consumed.max(ack.consumed);
         Ok(())
     }
 }

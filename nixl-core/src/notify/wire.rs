@@ -16,6 +16,8 @@ const FLIP: u8 = 7;
 const FLIPPED: u8 = 8;
 const UNFLIP: u8 = 9;
 
+/// Bytes of a notification's message before its data.
+pub(super) const NOTIFY_HEAD: usize = 9;
 const NONCE: usize = crate::agent::NONCE;
 
 /// How far a receiver has come with one sender's notifications.
@@ -58,7 +60,7 @@ pub(crate) enum Message<'a> {
 impl<'a> Message<'a> {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(match self {
-            Self::Notify { data, .. } => 9 + data.len(),
+            Self::Notify { data, .. } => NOTIFY_HEAD + data.len(),
             Self::Flip(order) => 1 + order.len(),
             _ => 17,
         });
