@@ -121,7 +121,7 @@ impl Plan {
         local_select.check(local.len(), "local")?;
         remote_select.check(remote.len(), "remote")?;
         let (segments, bytes) = merge(&local, local_select, &remote, remote_select, asked)?;
-        let chunks = cut(&segments, &local, bytes);
+        let chunks = cut(&segments, &local, bytes)?;
         Ok(Self {
             op,
             local,
@@ -307,7 +307,7 @@ fn merge(
     remote_select: Select<'_>,
     count: u32,
 ) -> Result<(Box<[Segment]>, u64)> {
-    let mut segments: Vec<Segment> = Vec::with_capacity(count as usize);
+    let mut segments: Vec<Segment> = reserve(count.into())?;
     let mut bytes = 0u64;
     let mut last: Option<(Block, Block)> = None;
     for i in 0..count {
@@ -336,10 +336,10 @@ fn merge(
 
 /// Cuts at most [`CHUNK_BYTES`] and [`CHUNK_BLOCKS`] a chunk; smaller requests in more, smaller
 /// chunks, so that several threads have work.
-fn cut(segments: &[Segment], list: &LocalList, bytes: u64) -> Box<[ChunkStart]> {
+fn cut(segments: &[Segment], list: &LocalList, bytes: u64) -> Result<Box<[ChunkStart]>> {
     let most = (bytes / 16).clamp(CHUNK_MIN, CHUNK_BYTES);
-    let mut chunks =
-        Vec::with_capacity((bytes / most) as usize + segments.len() / CHUNK_BLOCKS + 2);
+    let by_blocks = (segments.len() / CHUNK_BLOCKS) as u64;
+    let mut chunks = reserve(bytes / most + by_blocks + 2)?;
     let (mut room, mut blocks) = (0, 0);
     for (i, seg) in segments.iter().enumerate() {
         let (mut offset, len) = (0, seg.len(list));
@@ -357,5 +357,18 @@ fn cut(segments: &[Segment], list: &LocalList, bytes: u64) -> Box<[ChunkStart]> 
             blocks += 1;
         }
     }
-    chunks.into_boxed_slice()
+    Ok(chunks.into_boxed_slice())
+}
+
+/// Room for `count` items; a caller's list may be larger than memory.
+fn reserve<T>(count: u64) -> Result<Vec<T>> {
+    let mut items = Vec::new();
+    let room = usize::try_from(count).unwrap_or(usize::MAX);
+    items.try_reserve_exact(room).map_err(|e| {
+        fail(
+            ErrorKind::Exhausted,
+            format!("the request does not fit memory ({count} parts: {e}); split it"),
+        )
+    })?;
+    Ok(items)
 }
