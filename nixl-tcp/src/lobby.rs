@@ -95,7 +95,8 @@ impl Lobby {
             loop {
                 match sock::accept(&self.listener) {
                     Ok(fd) => self.admit(fd),
-                    Err(Errno::AGAIN) => break,
+                    // The second: the agent was shut down meanwhile, and the listener with it.
+                    Err(Errno::AGAIN | Errno::INVAL) => break,
                     Err(Errno::INTR | Errno::CONNABORTED) => {}
                     Err(e) => {
                         tracing::warn!(error = %e, "cannot accept TCP connections (see ulimit -n)");
