@@ -1,6 +1,7 @@
 //! Agents over simulated backends: core's own contract, with the faults that only a simulation
 //! can produce on order.
 
+mod caller;
 mod early;
 mod flip;
 mod notify;

@@ -91,6 +91,10 @@ struct Inner {
     epoch: Instant,
     /// When the progress thread means to wake up, in nanoseconds since `epoch`.
     wakes_at: AtomicU64,
+    /// The earliest tick that was asked for since the tickers last ran.
+    due: AtomicU64,
+    /// Callers asleep in `progress`, where there is no progress thread.
+    sleepers: AtomicUsize,
     /// Callers that poll the reactor right now, and when one last did.
     pollers: AtomicUsize,
     polled_at: AtomicU64,
@@ -117,6 +121,8 @@ impl Runtime {
             tickers: Mutex::new(Vec::new()),
             epoch: Instant::now(),
             wakes_at: AtomicU64::new(0),
+            due: AtomicU64::new(u64::MAX),
+            sleepers: AtomicUsize::new(0),
             pollers: AtomicUsize::new(0),
             polled_at: AtomicU64::new(0),
             nap: Mutex::new(()),
@@ -147,6 +153,7 @@ impl Runtime {
     /// Queues `task` for one run on a copy thread. Allocates nothing once the queue is warm.
     pub fn spawn(&self, task: Arc<dyn Task>) {
         self.0.pool.push(task);
+        self.0.wake_sleepers();
     }
 
     /// Copy threads, at least 1: how many runs of one task can be at work at once.
@@ -175,9 +182,12 @@ impl Runtime {
     /// planned wake-up.
     pub fn tick_by(&self, at: Instant) {
         let at = self.0.nanos(at);
-        if at < self.0.wakes_at.load(Ordering::Relaxed) {
+        // Note, then look: whoever is about to sleep says until when, then looks at the note.
+        self.0.due.fetch_min(at, Ordering::SeqCst);
+        if at < self.0.wakes_at.load(Ordering::SeqCst) {
             self.0.reactor.wake();
         }
+        self.0.wake_sleepers();
     }
 
     /// Polls until `done` or `deadline`; true if `done`. Makes progress meanwhile under
@@ -233,14 +243,14 @@ impl Runtime {
     /// One slice of ≤ 1 ms of work, waiting at most `wait` for something to do. True if anything
     /// was done.
     pub fn progress(&self, wait: Duration) -> bool {
-        let until = Instant::now() + CALLER_SLICE;
-        let next = self.0.run_tickers(Instant::now());
+        let now = Instant::now();
+        let until = now + CALLER_SLICE;
+        let next = now + self.0.own_tickers(now);
         let mut any = self.0.reactor.poll(Duration::ZERO) > 0;
         any |= self.0.pool.run_some(until);
         if !any && !wait.is_zero() {
-            let sleep = wait.min(next);
-            any = self.0.reactor.poll(sleep) > 0;
-            any |= self.0.pool.run_some(until);
+            any = self.0.doze(next.min(later(now, wait))) > 0;
+            any |= self.0.pool.run_some(Instant::now() + CALLER_SLICE);
         }
         any
     }
@@ -264,7 +274,41 @@ impl Inner {
         u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
+    fn wake_sleepers(&self) {
+        if !self.threaded && self.sleepers.load(Ordering::SeqCst) > 0 {
+            self.reactor.wake();
+        }
+    }
+
+    /// Polls the reactor until `until` at the latest, less if a task or a tick is due sooner.
+    fn doze(&self, until: Instant) -> usize {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        // Announced, so whatever comes from here on wakes us.
+        let now = Instant::now();
+        let due = Duration::from_nanos(self.due.load(Ordering::SeqCst));
+        let until = until.min(later(self.epoch, due));
+        let sleep = if self.pool.is_empty() {
+            until.saturating_duration_since(now)
+        } else {
+            Duration::ZERO
+        };
+        let events = self.reactor.poll(sleep);
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        events
+    }
+
+    /// [`Inner::run_tickers`] where that is not the progress thread's.
+    fn own_tickers(&self, now: Instant) -> Duration {
+        if self.threaded {
+            MAX_SLEEP
+        } else {
+            self.run_tickers(now)
+        }
+    }
+
     fn run_tickers(&self, now: Instant) -> Duration {
+        // From here on a tick that is asked for is another one.
+        self.due.store(u64::MAX, Ordering::SeqCst);
         let mut next = now + MAX_SLEEP;
         let mut i = 0;
         loop {
@@ -292,7 +336,7 @@ impl Inner {
         let mut next_tick = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             let now = Instant::now();
-            if now >= next_tick {
+            if now >= next_tick || self.nanos(now) >= self.due.load(Ordering::SeqCst) {
                 next_tick = now + self.run_tickers(now);
             }
             if self.a_caller_polls(now) {
@@ -305,8 +349,12 @@ impl Inner {
             } else {
                 next_tick.saturating_duration_since(now)
             };
-            self.wakes_at
-                .store(self.nanos(now + sleep), Ordering::Relaxed);
+            let wakes_at = self.nanos(now + sleep);
+            self.wakes_at.store(wakes_at, Ordering::SeqCst);
+            // Asked for just before that could be seen.
+            let due = self.due.load(Ordering::SeqCst);
+            let early = Duration::from_nanos(wakes_at.saturating_sub(due));
+            let sleep = sleep.saturating_sub(early);
             if self.reactor.poll(sleep) > 0 {
                 last_event = Instant::now();
                 next_tick = next_tick.min(last_event + Duration::from_millis(10));

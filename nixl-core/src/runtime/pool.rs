@@ -95,6 +95,10 @@ impl Pool {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.lock().is_empty()
+    }
+
     /// Runs queued tasks on the calling thread until `until`; true if there was one.
     pub(super) fn run_some(&self, until: Instant) -> bool {
         let mut any = false;

@@ -115,6 +115,92 @@ fn tickers_run_when_they_ask_and_end_with_their_owner() {
     }
 }
 
+/// Counts ticks and asks for none.
+struct Counted(AtomicUsize);
+
+impl Tick for Counted {
+    fn tick(&self, _: Instant) -> Option<Instant> {
+        self.0.fetch_add(1, SeqCst);
+        None
+    }
+}
+
+/// Ticks that last until the next one was asked for.
+struct Chained {
+    begun: AtomicUsize,
+    asked: AtomicUsize,
+}
+
+impl Tick for Chained {
+    fn tick(&self, _: Instant) -> Option<Instant> {
+        let nth = self.begun.fetch_add(1, SeqCst) + 1;
+        while self.asked.load(SeqCst) <= nth {
+            std::thread::yield_now();
+        }
+        None
+    }
+}
+
+#[test]
+fn a_tick_that_is_asked_for_while_another_runs_comes_in_time() {
+    const ROUNDS: usize = 20;
+    let rt = Runtime::start(Progress::Threads { copy_threads: 1 }, Duration::ZERO).unwrap();
+    let ticks = Arc::new(Chained {
+        begun: AtomicUsize::new(0),
+        asked: AtomicUsize::new(1),
+    });
+    let weak: Weak<dyn Tick> = Arc::downgrade(&(ticks.clone() as Arc<dyn Tick>));
+    rt.add_ticker(weak);
+    for round in 1..=ROUNDS {
+        let begun = Instant::now();
+        while ticks.begun.load(SeqCst) < round {
+            let waited = begun.elapsed();
+            assert!(waited < MAX_SLEEP / 2, "round {round}: {waited:?}");
+        }
+        rt.tick_by(Instant::now() + Duration::from_millis(1));
+        ticks.asked.fetch_add(1, SeqCst);
+    }
+    ticks.asked.store(usize::MAX, SeqCst);
+    rt.stop();
+}
+
+#[test]
+fn a_caller_that_sleeps_wakes_for_what_others_hand_it() {
+    let rt = Runtime::start(Progress::Caller, Duration::ZERO).unwrap();
+    let ticks = Arc::new(Counted(AtomicUsize::new(0)));
+    let weak: Weak<dyn Tick> = Arc::downgrade(&(ticks.clone() as Arc<dyn Tick>));
+    rt.add_ticker(weak);
+    let task = Arc::new(Counter {
+        runs: AtomicUsize::new(0),
+        want: 1,
+    });
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                rt.progress(Duration::from_secs(20));
+            }
+        });
+        for round in 1..=20 {
+            std::thread::sleep(Duration::from_millis(2));
+            let seen = ticks.0.load(SeqCst);
+            let begun = Instant::now();
+            rt.spawn(task.clone());
+            while task.runs.load(SeqCst) < round {
+                assert!(begun.elapsed() < MAX_SLEEP / 2, "a task waits");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+            rt.tick_by(Instant::now());
+            while ticks.0.load(SeqCst) == seen {
+                assert!(begun.elapsed() < MAX_SLEEP / 2, "a tick waits");
+            }
+        }
+        stop.store(true, SeqCst);
+        rt.spawn(task.clone());
+    });
+    rt.stop();
+}
+
 #[test]
 fn an_idle_runtime_sleeps() {
     let rt = Runtime::start(
