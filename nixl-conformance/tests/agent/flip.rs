@@ -42,6 +42,29 @@ fn the_peer_does_the_opposite_and_the_receipt_says_so() {
 }
 
 #[test]
+fn what_one_peer_may_ask_for_at_a_time_is_bounded() {
+    const MOST: usize = 4096;
+    let (a, b) = acquainted(one_way(Op::Read));
+    let first = request(Op::Read, &a, &b, &ORDER).unwrap();
+    first.post().unwrap();
+    first.wait(LONG).unwrap();
+    b.sims[0].faults(|f| f.stall_after = Some(0));
+    let all: Vec<_> = (0..=MOST)
+        .map(|_| {
+            let request = request(Op::Read, &a, &b, &[7]).unwrap();
+            request.post().unwrap();
+            request
+        })
+        .collect();
+    let e = all[MOST].wait(LONG).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Exhausted, "{e}");
+    b.sims[0].release();
+    for request in &all[..MOST] {
+        request.wait(LONG).unwrap();
+    }
+}
+
+#[test]
 fn a_stranger_is_not_served() {
     let (a, b) = pair(&[one_way(Op::Read)]);
     let request = request(Op::Read, &a, &b, &ORDER).unwrap();

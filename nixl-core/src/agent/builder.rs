@@ -96,16 +96,16 @@ impl AgentBuilder {
             regions.clone(),
             hub.clone(),
         );
-        let backends = start(&self.backends, &context);
-        let backends = match backends {
-            Ok(cards) => cards,
+        let started = start(&self.backends, &context)
+            .and_then(|cards| Ok((cards, probe_memory(&regions, &self.backends)?)));
+        let (backends, probe_memory) = match started {
+            Ok(started) => started,
             Err(e) => {
                 self.backends.iter().for_each(|b| b.shutdown());
                 runtime.stop();
                 return Err(e);
             }
         };
-        let probe_memory = probe_memory(&regions, &self.backends)?;
         let card = AgentCard {
             name: identity.name.clone(),
             generation: identity.generation,

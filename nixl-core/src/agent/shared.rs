@@ -156,16 +156,20 @@ impl Shared {
             return None;
         }
         let mut next = now + LOOK_EVERY;
-        let mut i = 0;
+        let (mut i, mut dead) = (0, 0);
         loop {
             let request = match self.requests.lock().get(i) {
                 None => break,
                 Some(weak) => weak.upgrade(),
             };
+            dead += usize::from(request.is_none());
             if let Some(Ending::Later(at)) = request.map(|r| r.look(now)) {
                 next = next.min(at);
             }
             i += 1;
+        }
+        if dead > i / 2 {
+            self.requests.lock().retain(|r| r.strong_count() > 0);
         }
         Some(next)
     }

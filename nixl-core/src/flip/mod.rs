@@ -42,6 +42,10 @@ pub(crate) struct Flips {
     doing: Mutex<Vec<Doing>>,
 }
 
+/// Most operations, and most blocks of them all, that one connection may have done at a time.
+const MAX_DOING: usize = 4096;
+const MAX_BLOCKS: u64 = 1 << 20;
+
 struct Doing {
     id: u64,
     from: Arc<Incoming>,
@@ -72,6 +76,30 @@ impl Flips {
             );
             transfer.end(Err(why));
         }
+    }
+
+    /// Begins to do an operation for a peer.
+    ///
+    /// Errors: `Exhausted` when it has asked for too much, `PeerMisbehaved` for a number in use.
+    fn admit(&self, new: Doing) -> Result<()> {
+        let mut doing = self.doing.lock();
+        let (mut count, mut blocks) = (0, new.request.plan().merged());
+        for d in doing.iter().filter(|d| Arc::ptr_eq(&d.from, &new.from)) {
+            if d.id == new.id {
+                let why = "two flipped operations of one number";
+                return Err(fail(ErrorKind::PeerMisbehaved, why));
+            }
+            count += 1;
+            blocks += d.request.plan().merged();
+        }
+        if count >= MAX_DOING || blocks > MAX_BLOCKS {
+            return Err(fail(
+                ErrorKind::Exhausted,
+                format!("the peer does {count} flipped operations for us already"),
+            ));
+        }
+        doing.push(new);
+        Ok(())
     }
 
     fn forget(&self, from: &Arc<Incoming>, id: u64) -> Option<Request> {

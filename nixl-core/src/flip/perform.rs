@@ -61,11 +61,11 @@ fn start(shared: &Arc<Shared>, from: &Arc<Incoming>, order: Order) -> Result<()>
         }
     }));
     let inner = request.0.clone();
-    shared.flips.doing.lock().push(Doing {
+    shared.flips.admit(Doing {
         id: order.id,
         from: from.clone(),
         request,
-    });
+    })?;
     inner.post_with(PostOptions {
         notification: None,
         deadline: Some(order.deadline),

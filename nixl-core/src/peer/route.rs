@@ -186,7 +186,7 @@ impl Peer {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let next = {
+        let (next, again) = {
             let mut state = self.state.lock();
             let busy = state
                 .links
@@ -204,10 +204,16 @@ impl Peer {
             if let (false, Some(name)) = (busy, next) {
                 state.set_connecting(name);
             }
-            next.filter(|_| !busy)
+            let pauses = state.links.values().filter_map(|link| match link {
+                LinkState::Down { until, .. } => Some(*until),
+                _ => None,
+            });
+            (next.filter(|_| !busy), pauses.min().filter(|_| !busy))
         };
         if let Some(backend) = next {
             self.connect_over(&shared, backend);
+        } else if let Some(at) = again {
+            shared.runtime.tick_by(at);
         }
     }
 

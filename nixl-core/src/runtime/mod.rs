@@ -130,15 +130,23 @@ impl Runtime {
             threads: Mutex::new(Vec::new()),
         });
         let runtime = Self(inner);
-        for i in 0..copiers {
-            let this = runtime.0.clone();
-            runtime.launch(format!("nixl-copy-{i}"), move || this.pool.work(this.spin))?;
-        }
-        if threaded {
-            let this = runtime.0.clone();
-            runtime.launch("nixl-progress".to_owned(), move || this.progress_loop())?;
+        if let Err(e) = runtime.launch_all(copiers) {
+            runtime.stop();
+            return Err(e);
         }
         Ok(runtime)
+    }
+
+    fn launch_all(&self, copiers: usize) -> Result<()> {
+        for i in 0..copiers {
+            let this = self.0.clone();
+            self.launch(format!("nixl-copy-{i}"), move || this.pool.work(this.spin))?;
+        }
+        if self.0.threaded {
+            let this = self.0.clone();
+            self.launch("nixl-progress".to_owned(), move || this.progress_loop())?;
+        }
+        Ok(())
     }
 
     fn launch(&self, name: String, body: impl FnOnce() + Send + 'static) -> Result<()> {
