@@ -104,6 +104,10 @@ fn free_memory() -> Option<u64> {
     kib.checked_mul(1024)
 }
 
+/// Slots begin on a page's first byte, as in the pools of inference engines: a block that lies
+/// across pages costs the kernel's copy more.
+const PAGE: u64 = 4096;
+
 /// Which side of a job: their blocks lie in different orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -127,8 +131,9 @@ impl Role {
 
 /// One side's memory and block order.
 pub(crate) struct Side {
-    /// The memory.
-    pub(crate) region: Region,
+    region: Region,
+    /// Where the first slot begins in it.
+    start: u64,
     slots: Vec<u64>,
     block: u64,
 }
@@ -139,9 +144,10 @@ impl Side {
         let len = job.region();
         let region = match job.memory {
             Memory::Owned => agent.allocate(len)?,
-            Memory::Caller => agent.register_buffer(vec![0; len as usize])?,
+            Memory::Caller => agent.register_buffer(vec![0; (len + PAGE) as usize])?,
         };
         Ok(Self {
+            start: region.addr().next_multiple_of(PAGE) - region.addr(),
             region,
             slots: role.order(job),
             block: job.block,
@@ -152,6 +158,7 @@ impl Side {
     pub(crate) fn blocks(&self) -> Blocks<'_> {
         Blocks {
             region: &self.region,
+            start: self.start,
             slots: &self.slots,
             block_bytes: self.block,
         }
@@ -159,7 +166,12 @@ impl Side {
 
     /// Descriptors of the blocks, in block order.
     pub(crate) fn descriptors(&self) -> DescList {
-        descriptors(&self.slots, self.block, self.region.addr())
+        descriptors(&self.slots, self.block, self.base())
+    }
+
+    /// Address of the first slot.
+    pub(crate) fn base(&self) -> u64 {
+        self.region.addr() + self.start
     }
 }
 

@@ -21,6 +21,8 @@ fn render(seed: u64, block: u64, offset: u64, out: &mut [u8]) {
 pub(crate) struct Blocks<'a> {
     /// Memory.
     pub(crate) region: &'a Region,
+    /// Offset of slot 0.
+    pub(crate) start: u64,
     /// Slot of each block.
     pub(crate) slots: &'a [u64],
     /// Bytes in a block.
@@ -33,7 +35,7 @@ impl Blocks<'_> {
             .iter()
             .enumerate()
             .flat_map(move |(block, slot)| {
-                let at = slot * self.block_bytes;
+                let at = self.start + slot * self.block_bytes;
                 (0..self.block_bytes).step_by(PAGE).map(move |offset| {
                     let len = (self.block_bytes - offset).min(PAGE as u64) as usize;
                     (block as u64, offset, at + offset, len)

@@ -94,7 +94,7 @@ fn obey(agent: &Agent, order: &Order, side: &mut Option<Side>) -> Result<Answer>
         job.check(1)?;
         let new = side.insert(Side::new(agent, job, Role::Target)?);
         return Ok(Answer::Ready {
-            base: new.region.addr(),
+            base: new.base(),
             metadata: hex(&agent.metadata()?),
         });
     }
