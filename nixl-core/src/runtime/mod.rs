@@ -223,17 +223,19 @@ impl Runtime {
             pollers.pause();
             let helped = self.0.pool.run_one(deadline);
             pollers.enter();
-            if helped {
-                begun = Instant::now();
-                continue;
+            let (now, queued) = pool::instead_of_waking(|| pollers.poll());
+            if helped || queued {
+                begun = now;
             }
-            let now = pollers.poll();
-            if now - begun >= self.0.spin || now >= deadline {
+            if now >= deadline || now - begun >= self.0.spin {
                 break done();
             }
-            // Whoever is to answer may have been put on this core.
-            std::thread::yield_now();
+            if begun != now {
+                // Whoever is to answer may have been put on this core.
+                std::thread::yield_now();
+            }
         };
+        self.0.pool.wake_for_rest();
         if ended {
             pollers.pause();
         } else {

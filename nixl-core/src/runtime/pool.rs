@@ -87,6 +87,14 @@ impl Pool {
         }
     }
 
+    /// For a thread that may have queued tasks and now leaves them to the copy threads.
+    pub(super) fn wake_for_rest(&self) {
+        if self.queued.load(Ordering::Relaxed) > 0 {
+            let _queue = self.queue.lock();
+            self.wake_one();
+        }
+    }
+
     /// Takes a task, and wakes a thread for the next one: whoever queued them may have lost its
     /// processor to this thread.
     fn pop(&self) -> Option<Arc<dyn Task>> {
