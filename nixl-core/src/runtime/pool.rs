@@ -71,6 +71,11 @@ impl Pool {
 
     pub(super) fn push(&self, task: Arc<dyn Task>) {
         let mut queue = self.queue.lock();
+        if self.stop.load(Ordering::Acquire) {
+            // Nobody would take it out again, and it may hold what holds this queue.
+            drop(queue);
+            return;
+        }
         queue.push_back(task);
         self.queued.store(queue.len(), Ordering::Relaxed);
         if INSTEAD.get() == Instead::Looks {
