@@ -300,8 +300,9 @@ impl Task for Advance {
 
 impl Tick for Shared {
     fn tick(&self, now: Instant) -> Option<Instant> {
+        let ending = self.flips.settle(now);
         if self.closed.load(Ordering::Acquire) {
-            return None;
+            return ending;
         }
         let mut next = self.look_at_requests(now);
         let mut earlier = |at: Option<Instant>| {
@@ -310,6 +311,7 @@ impl Tick for Shared {
                 (a, b) => a.or(b),
             };
         };
+        earlier(ending);
         for peer in self.all_peers().values() {
             earlier(peer.expire_connects(now, self.config.connect_timeout));
             earlier(peer.expire_probes(now));

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Borrow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::{Hash, Hasher},
 };
 
@@ -169,6 +169,17 @@ impl RegionTable {
     /// All regions; no aliases, which are nobody's but one operation's.
     pub fn all(&self) -> Vec<Region> {
         self.inner.read().by_addr.iter().cloned().collect()
+    }
+
+    /// Page size and bytes of what the agent allocated, smallest pages first.
+    pub(crate) fn allocated(&self) -> Vec<(u64, u64)> {
+        let mut sums = BTreeMap::new();
+        for region in self.inner.read().by_addr.iter() {
+            if let Some(page) = region.page_size() {
+                *sums.entry(page).or_insert(0) += region.len();
+            }
+        }
+        sums.into_iter().collect()
     }
 
     /// Withdraws everything.

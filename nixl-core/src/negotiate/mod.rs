@@ -98,6 +98,9 @@ pub struct Negotiation {
     pub rejected: Vec<(PathName, PathClass, Reject)>,
     /// Set when the best path is of a slower class than both sides have, reach and allow.
     pub degraded: Option<Degraded>,
+    /// Memory that this agent allocated: page size and bytes, smallest pages first. `Agent::explain`
+    /// fills it in.
+    pub allocated: Vec<(u64, u64)>,
 }
 
 /// Ranks `paths` (ours) for `demand` against `peer`. `cost` and `health` look up what is known.

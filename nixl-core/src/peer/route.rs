@@ -271,8 +271,12 @@ impl Peer {
         let Some(found) = shared.backends.iter().find(|b| b.name() == backend) else {
             return;
         };
+        let begun = match self.state.lock().links.get(backend) {
+            Some(LinkState::Connecting { since }) => *since,
+            _ => return,
+        };
         let peer = self.clone();
-        let done = ConnectDone::new(move |result| peer.connected(backend, result));
+        let done = ConnectDone::new(move |result| peer.connected(backend, begun, result));
         shared
             .runtime
             .tick_by(deadline_after(shared.config.connect_timeout));
@@ -282,12 +286,14 @@ impl Peer {
     fn connected(
         self: &Arc<Self>,
         backend: BackendName,
+        begun: Instant,
         result: Result<Arc<dyn Endpoint>>,
     ) -> Option<Conn> {
         let conn = {
             let mut state = self.state.lock();
-            let wanted = state.gone.is_none()
-                && matches!(state.links.get(backend), Some(LinkState::Connecting { .. }));
+            // An attempt that took too long may end while the next one runs.
+            let of_this = |link: &LinkState| matches!(link, LinkState::Connecting { since } if *since == begun);
+            let wanted = state.gone.is_none() && state.links.get(backend).is_some_and(of_this);
             match result {
                 Ok(endpoint) if wanted => {
                     let link = Arc::new(Link {
