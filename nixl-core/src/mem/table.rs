@@ -88,7 +88,10 @@ impl RegionTable {
         }
         region.revoke();
         let id = region.id();
-        let found = inner.by_addr.remove(|r| r.id() == id);
+        let span = region.span();
+        let found = inner
+            .by_addr
+            .remove(span.kind, span.dev, span.addr, |r| r.id() == id);
         if let Some(region) = &found {
             inner.withdrawn.insert(id, region.clone());
         }

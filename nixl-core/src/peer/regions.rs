@@ -73,8 +73,12 @@ impl RemoteTable {
     }
 
     pub(crate) fn remove(&mut self, id: RegionId) -> bool {
-        self.index.remove(|card| card.id == id);
-        self.cards.remove(&id).is_some()
+        let Some(card) = self.cards.remove(&id) else {
+            return false;
+        };
+        self.index
+            .remove(card.kind, card.dev, card.addr, |found| found.id == id);
+        true
     }
 
     pub(crate) fn ids(&self) -> Vec<RegionId> {
