@@ -7,17 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Turn(AtomicUsize);
 
 impl Turn {
-    /// Runs `work` on this thread, or has the thread that is at it do another round.
-    pub fn take(&self, mut work: impl FnMut()) {
+    /// Runs `work` on this thread, or has the thread that is at it do another round. True: it was
+    /// this one.
+    pub fn take(&self, mut work: impl FnMut()) -> bool {
         if self.0.fetch_add(1, Ordering::AcqRel) > 0 {
-            return;
+            return false;
         }
         let mut answered = 1;
         loop {
             work();
             let calls = self.0.fetch_sub(answered, Ordering::AcqRel);
             if calls == answered {
-                return;
+                return true;
             }
             answered = calls - answered;
         }
