@@ -12,3 +12,4 @@ fn over(transports: &str) -> UcxBackend {
 }
 
 nixl_conformance::suite!(tcp, over("tcp"), "ucx_tcp");
+nixl_conformance::suite!(cma, over("cma,tcp"), "ucx_cma");
