@@ -1,6 +1,6 @@
 //! How UCX is set up, and why: a pure function of the machine's facts and the user's wishes.
 //!
-//! [`plan`] chooses a [`Profile`] and merges, the strongest first: the user's `UCX_*` variables,
+//! [`plan()`] chooses a [`Profile`] and merges, the strongest first: the user's `UCX_*` variables,
 //! which UCX reads itself, the policy `strict`, our configuration, the profile. The result is a
 //! list for `ucp_config_modify` and a [`Report`]. No variable is ever written.
 #![forbid(unsafe_code)]

@@ -110,7 +110,7 @@ impl Tls {
     pub(super) fn admits_gpu(&self) -> bool {
         let named = |wanted: &str| self.names.iter().any(|name| bare(name) == wanted);
         match self.excludes {
-            true => !named("cuda") && !(named("cuda_copy") && named("cuda_ipc")),
+            true => !(named("cuda") || named("cuda_copy") && named("cuda_ipc")),
             false => ["all", "cuda", "cuda_copy", "cuda_ipc"]
                 .into_iter()
                 .any(named),

@@ -101,6 +101,12 @@ fn registration_is_said_as_each_version_says_it() {
             &["RCACHE_ENABLE=try", "REG_NONBLOCK_MEM_TYPES=host"],
             true,
         ),
+        (
+            &guide,
+            Some((1, 16)),
+            &["RCACHE_ENABLE=try", "REG_NONBLOCK_MEM_TYPES=host"],
+            true,
+        ),
         // Not known yet: all of it.
         (
             &guide,

@@ -261,6 +261,24 @@ fn efa_is_forced_from_linux_6_8_on() {
 }
 
 #[test]
+fn another_rdma_device_frees_from_the_rule_for_efa() {
+    let tree = Tree::efa("6.8.0-1021-aws", "24.04");
+    tree.device("mlx5_0", Some("mlx5_core"), 1).port(
+        "mlx5_0",
+        "InfiniBand",
+        "4: ACTIVE",
+        "200 Gb/sec",
+    );
+    for wanted in [UcxConfig::default(), with_profile(Profile::Rdma)] {
+        let plan = plan_of(&tree, &wanted, &[]);
+        assert_eq!(plan.report.profile, Profile::Rdma);
+        assert_eq!(codes(&plan), []);
+    }
+    let plan = plan_of(&tree, &with_profile(Profile::Efa), &[]);
+    assert_eq!(told(&plan), EFA);
+}
+
+#[test]
 fn efa_needs_a_ucx_that_has_srd_and_no_zero_copy() {
     let tree = Tree::efa("6.8.0-1021-aws", "24.04");
     let machine = tree.read();

@@ -83,6 +83,7 @@ fn refusals_name_key_value_and_what_is_allowed() {
         ("RNDV_THRESH", "8 k", "inf, auto"),
         ("RNDV_THRESH", "18446744073709551616", "inf, auto"),
         ("RNDV_THRESH", "99999999999gb", "inf, auto"),
+        ("RNDV_THRESH", "18014398509481984k", "inf, auto"),
         ("RNDV_THRESH", "intra:1,2", "intra:BYTES"),
         ("IB_REG_METHODS", "odp, rcache", "odp, rcache, direct"),
         ("IB_REG_METHODS", "cache", "odp, rcache, direct"),
