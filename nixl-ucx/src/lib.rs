@@ -14,6 +14,7 @@ mod fault;
 mod imports;
 mod keys;
 pub mod shape;
+
 mod ucp;
 mod wire;
 
