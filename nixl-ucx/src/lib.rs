@@ -14,9 +14,8 @@ mod fault;
 mod imports;
 mod keys;
 pub mod shape;
-
 mod ucp;
 mod wire;
 
-pub use backend::{CMA, RDMA, TCP, UcxBackend, UcxConfig};
+pub use backend::{CMA, Options, RDMA, TCP, UcxBackend};
 pub use ucx_sys::Version;

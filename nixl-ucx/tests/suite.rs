@@ -4,7 +4,7 @@
 //! this in a machine with RDMA devices, where the rest of it is not skipped.
 
 use nixl_core::backend::Backend as _;
-use nixl_ucx::{UcxBackend, UcxConfig};
+use nixl_ucx::{Options, UcxBackend, config::UcxConfig};
 
 /// A backend over `transports`.
 fn over(transports: &str) -> UcxBackend {
@@ -12,13 +12,9 @@ fn over(transports: &str) -> UcxBackend {
 }
 
 fn open(transports: &str) -> nixl_core::Result<UcxBackend> {
-    // CMA is for endpoints that report failures only if it claims to invalidate memory.
-    let settings = [("TLS", transports), ("CMA_MEMORY_INVALIDATE", "y")];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    UcxBackend::open(UcxConfig {
-        settings: settings.into(),
-        ..UcxConfig::default()
-    })
+    let mut config = UcxConfig::default();
+    config.set("TLS", transports)?;
+    UcxBackend::open(&config, Options::default())
 }
 
 /// Why `path` over `transports` cannot be tested here.
@@ -27,11 +23,9 @@ fn lacks(transports: &str, path: &str) -> Option<String> {
         Ok(backend) => backend,
         Err(why) => return Some(why.to_string()),
     };
-    if path == "ucx_cma" && backend.version().minor < 16 {
-        return Some(format!(
-            "UCX {} uses CMA for rendezvous only",
-            backend.version()
-        ));
+    let version = backend.library().version();
+    if path == "ucx_cma" && !version.at_least(1, 16) {
+        return Some(format!("UCX {version} uses CMA for rendezvous only"));
     }
     let has = backend.paths().iter().any(|caps| caps.path == path);
     (!has).then(|| format!("no such transport ({transports}) here"))

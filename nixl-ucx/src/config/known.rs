@@ -102,7 +102,7 @@ const LEVELS: [&str; 12] = [
 ];
 
 /// All that we know, in the order in which they are applied and reported.
-pub(super) const KNOWN: [Known; 13] = [
+pub(super) const KNOWN: [Known; 14] = [
     Known::new("TLS", tls::ALLOWED, |v| tls::Tls::parse(v).is_ok()),
     Known::new(
         "NET_DEVICES",
@@ -130,6 +130,7 @@ pub(super) const KNOWN: [Known; 13] = [
     .since(1, 15),
     Known::new("IB_GID_INDEX", "auto, or 0 to 254", is_gid_index),
     Known::new("PROTO_EMULATION_ENABLE", "y or n", is_bool).since(1, 21),
+    Known::new("CMA_MEMORY_INVALIDATE", "y or n", is_bool),
     Known::new(
         "LOG_LEVEL",
         "fatal, error, warn, diag, info, debug, trace, req, data, async, func or poll",

@@ -68,7 +68,18 @@ impl Profile {
                     "GPU memory is not registered for small messages",
                 ),
             ],
-            Self::Local => &[("TLS", "posix,cma,self", "no RDMA device; TCP is ours")],
+            Self::Local => &[
+                (
+                    "TLS",
+                    "cma,tcp,self",
+                    "no RDMA device; of these only tcp reports failures of messages",
+                ),
+                (
+                    "CMA_MEMORY_INVALIDATE",
+                    "y",
+                    "else endpoints that report failures do not use cma",
+                ),
+            ],
         }
     }
 

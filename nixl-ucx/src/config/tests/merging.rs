@@ -59,7 +59,14 @@ fn known_settings_come_in_their_order_and_others_by_name() {
 fn what_libucs_reads_before_it_is_loaded_is_not_in_force() {
     let config = config(&[("LOG_FILE", "/tmp/ucx.log"), ("STATS_DEST", "stdout")]);
     let plan = plan_of(&Tree::none(), &config, &[("UCX_STATS_DEST", "stderr")]);
-    assert_eq!(told(&plan), ["TLS=posix,cma,self", "RCACHE_ENABLE=n"]);
+    assert_eq!(
+        told(&plan),
+        [
+            "TLS=cma,tcp,self",
+            "RCACHE_ENABLE=n",
+            "CMA_MEMORY_INVALIDATE=y"
+        ]
+    );
     let file = plan.report.setting("LOG_FILE").unwrap();
     let why = file.ignored.as_deref().unwrap();
     assert!(
@@ -157,7 +164,14 @@ fn the_users_registration_methods_are_translated() {
 fn what_this_ucx_lacks_is_ignored_and_said() {
     let config = config(&[("PROTO_EMULATION_ENABLE", "n")]);
     let plan = plan(&Tree::none().read(), &config, &env(&[]), DEBIAN).unwrap();
-    assert_eq!(told(&plan), ["TLS=posix,cma,self", "RCACHE_ENABLE=n"]);
+    assert_eq!(
+        told(&plan),
+        [
+            "TLS=cma,tcp,self",
+            "RCACHE_ENABLE=n",
+            "CMA_MEMORY_INVALIDATE=y"
+        ]
+    );
     let setting = plan.report.setting("PROTO_EMULATION_ENABLE").unwrap();
     let why = "UCX 1.13 lacks it, which came with 1.21";
     assert_eq!(setting.ignored.as_deref(), Some(why));
@@ -183,7 +197,7 @@ fn strict_takes_tcp_and_sysv_out_of_every_profile() {
             Profile::Efa,
             "TLS=srd,cuda_copy",
         ),
-        (Tree::none(), Profile::Local, "TLS=posix,cma,self"),
+        (Tree::none(), Profile::Local, "TLS=cma,tcp,self"),
     ] {
         let config = UcxConfig {
             profile: Some(wanted),

@@ -300,7 +300,14 @@ fn efa_needs_a_ucx_that_has_srd_and_no_zero_copy() {
 fn no_device_is_local_and_says_why() {
     let plan = default_plan(&Tree::none());
     assert_eq!(plan.report.profile, Profile::Local);
-    assert_eq!(told(&plan), ["TLS=posix,cma,self", "RCACHE_ENABLE=n"]);
+    assert_eq!(
+        told(&plan),
+        [
+            "TLS=cma,tcp,self",
+            "RCACHE_ENABLE=n",
+            "CMA_MEMORY_INVALIDATE=y"
+        ]
+    );
     let text = "no RDMA transports available: /sys/class/infiniband: not there";
     assert_eq!(plan.report.warnings.len(), 1);
     assert_eq!(plan.report.warnings[0].text, text);
