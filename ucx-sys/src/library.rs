@@ -19,6 +19,15 @@ const FLOOR: (u32, u32) = (1, 13);
 /// What libucp is made of besides itself, each after what it needs.
 const PARTS: [&str; 3] = ["libucm", "libucs", "libuct"];
 
+/// A NIXL wheel bundles libibverbs and libnl, but its module for EFA needs the system's libefa, which
+/// needs the system's libibverbs and libnl. Loaded after the bundled ones, the system's libnl
+/// registers itself in the tables of the bundled one, and its destructor crashes the process when it
+/// exits. Loaded before them, each keeps to itself.
+const EFA: &str = "libefa.so.1";
+
+/// The module that needs [`EFA`], where a wheel has renamed the parts of UCX.
+const EFA_MODULE: &str = "libuct_ib_efa.so.0.0.0";
+
 /// A version of UCX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
@@ -95,6 +104,10 @@ impl Library {
         if let Some(other) = loaded_elsewhere(&path, &parts) {
             return Err(OpenError::Mixed(other));
         }
+        if parts.is_empty() && modules_of(&path).join(EFA_MODULE).exists() {
+            // Where it is not installed, the module stays out, which is no error.
+            let _ = dlopen(OsStr::new(EFA), libc::RTLD_NOW);
+        }
         for part in parts {
             // libucm names functions of libucs without saying that it needs it. They are found
             // once libucp, which says so, is there.
@@ -157,7 +170,7 @@ impl Library {
         let symbols = unsafe { Symbols::resolve(&mut symbol) }.map_err(OpenError::Symbols)?;
         let path = file_of(get_version);
         let ucs = dlsym(handle, c"ucs_status_string").and_then(file_of);
-        let module_dir = ucs.and_then(|file| Some(file.parent()?.join("ucx")));
+        let module_dir = ucs.map(|file| modules_of(&file));
         Ok(Library {
             symbols,
             version,
@@ -219,6 +232,11 @@ fn supported(version: Version) -> Result<(), OpenError> {
         return Ok(());
     }
     Err(OpenError::Version(version))
+}
+
+/// Where UCX looks for the transports of the `libucp`.
+pub(crate) fn modules_of(libucp: &Path) -> PathBuf {
+    libucp.with_file_name("ucx")
 }
 
 /// `path` if it is a file, else the libucp in it: `libucp.so.0`, or one that a wheel renamed.

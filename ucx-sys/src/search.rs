@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::library::{Library, OpenError, libucp_at};
+use crate::library::{Library, OpenError, libucp_at, modules_of};
 use crate::process;
 
 /// Names libucp for a process whose configuration does not.
@@ -167,9 +167,8 @@ impl Place {
             At::Nowhere => false,
             At::Path(path) => {
                 let file = libucp_at(path).unwrap_or_else(|| path.clone());
-                let modules = file.parent().map(|dir| dir.join("ucx"));
-                let names = modules.and_then(|dir| fs::read_dir(dir).ok());
-                names.into_iter().flatten().flatten().any(|entry| {
+                let modules = fs::read_dir(modules_of(&file)).into_iter().flatten();
+                modules.flatten().any(|entry| {
                     entry
                         .file_name()
                         .to_string_lossy()
