@@ -73,6 +73,24 @@ pub(crate) fn version(file: &syn::File) -> Result<String, String> {
     }
 }
 
+/// Makes the constants of enums without a name plain numbers: bindgen numbers such enums through,
+/// those of the system's headers included.
+pub(crate) fn unname(file: &mut syn::File) {
+    let nameless = |ident: &syn::Ident| ident.to_string().starts_with("_bindgen_ty_");
+    file.items.retain_mut(|item| match item {
+        syn::Item::Type(alias) => !nameless(&alias.ident),
+        syn::Item::Const(constant) => {
+            if let syn::Type::Path(path) = &*constant.ty
+                && path.path.get_ident().is_some_and(nameless)
+            {
+                constant.ty = syn::parse_quote!(u32);
+            }
+            true
+        }
+        _ => true,
+    });
+}
+
 /// What libc's types implement.
 #[derive(Debug)]
 struct LibcTypes;

@@ -1,10 +1,8 @@
-//! Opens every libucp that `cargo xtask ucx` provided, each in a process of its own.
-
-mod common;
+//! Each library, in a process of its own, and two in one.
 
 use std::path::Path;
 
-use common::{child, libraries, library};
+use crate::common::{child, libraries, library};
 use ucx_sys::{Library, OpenError, Version};
 
 #[test]

@@ -21,7 +21,7 @@ fn provided() -> PathBuf {
 }
 
 /// The libucp of that name, `debian`, `wheel` or `nixl`; says that it is skipped if there is none.
-pub fn library(name: &str) -> Option<PathBuf> {
+pub(crate) fn library(name: &str) -> Option<PathBuf> {
     let link = provided().join(name).join("lib");
     if !link.is_dir() {
         println!(
@@ -45,7 +45,7 @@ pub fn library(name: &str) -> Option<PathBuf> {
 }
 
 /// All that there are.
-pub fn libraries() -> Vec<(&'static str, PathBuf)> {
+pub(crate) fn libraries() -> Vec<(&'static str, PathBuf)> {
     let names = ["debian", "wheel", "nixl"];
     names
         .into_iter()
@@ -55,7 +55,7 @@ pub fn libraries() -> Vec<(&'static str, PathBuf)> {
 
 /// Opens `paths`, or finds one for each empty path, in a new process that has `variables`; returns
 /// a line on each, `ok PATH VERSION MODULES` or `err WHY`.
-pub fn child(paths: &[&Path], variables: &[(&str, &str)]) -> Vec<String> {
+pub(crate) fn child(paths: &[&Path], variables: &[(&str, &str)]) -> Vec<String> {
     let mut command = Command::new(env::current_exe().unwrap());
     for name in ["VIRTUAL_ENV", "CONDA_PREFIX", "NIXL_RS_UCX_LIB", "HOME"] {
         command.env_remove(name);
