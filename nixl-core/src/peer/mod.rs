@@ -27,6 +27,7 @@ use crate::{
     agent::Shared,
     backend::{Endpoint, PeerAddress},
     error::fail,
+    metadata,
     negotiate::CostBook,
     notify::{Ack, Message, Outbox},
     plan::Plan,
@@ -152,6 +153,11 @@ impl Peer {
         self.address.card.generation
     }
 
+    /// An agent of NIXL's: it proves nothing and speaks nothing of ours.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.address.card.foreign
+    }
+
     pub(crate) fn regions(&self) -> &PeerRegions {
         &self.regions
     }
@@ -230,10 +236,27 @@ impl Peer {
     // --- notifications ---
 
     pub(crate) fn reserve_notification(&self, len: usize) -> Result<()> {
+        let unsent = if self.is_foreign() { self.unsent() } else { 0 };
         self.outbox
             .lock()
-            .reserve(len)
+            .reserve(len, unsent)
             .map_err(|e| e.with_peer(&self.name))
+    }
+
+    /// A foreign peer gives no credit: what has not left counts as untaken.
+    fn unsent(&self) -> u64 {
+        let links: Vec<_> = self.state.lock().up_links().cloned().collect();
+        links.iter().map(|link| link.endpoint.unsent()).sum()
+    }
+
+    /// The next message for the present connection, in the words of the peer.
+    fn next_message(&self) -> Option<Bytes> {
+        if !self.is_foreign() {
+            return self.outbox.lock().next();
+        }
+        let data = self.outbox.lock().take()?;
+        let shared = self.shared.upgrade()?;
+        Some(metadata::encode_notification(&shared.identity.name, &data))
     }
 
     pub(crate) fn release_notification(&self, len: usize) {
@@ -258,7 +281,7 @@ impl Peer {
                 return;
             };
             while let Some(link) = self.speaker() {
-                let Some(message) = self.outbox.lock().next() else {
+                let Some(message) = self.next_message() else {
                     break;
                 };
                 if link.endpoint.send(message).is_err() {

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Link, LinkHandler, LinkState, PathRecord, Peer, Proof, State, backoff};
 use crate::{
-    BackendName, Error, ErrorKind, Op, PathName, Result,
+    AgentConfig, BackendName, Error, ErrorKind, Op, PathName, Result,
     agent::Shared,
     backend::{Conn, ConnectDone, Endpoint},
     error::fail,
@@ -19,6 +19,8 @@ use crate::{
 
 /// A connection that lived this long was a good one: the next failure counts as the first.
 const STEADY: Duration = Duration::from_secs(5);
+/// Longest time to connect to a foreign agent, and to prove a path to it.
+pub(super) const FOREIGN: Duration = Duration::from_secs(1);
 
 /// A path that is ready for a request.
 pub(crate) struct Way {
@@ -275,7 +277,7 @@ impl Peer {
         let done = ConnectDone::new(move |result| peer.connected(backend, result));
         shared
             .runtime
-            .tick_by(deadline_after(shared.config.connect_timeout));
+            .tick_by(deadline_after(self.connect_timeout(&shared.config)));
         found.connect(self.address.clone(), done);
     }
 
@@ -323,6 +325,15 @@ impl Peer {
         }
     }
 
+    /// Longest time to reach the peer over one backend. An agent that cannot understand us would
+    /// let us wait: connecting to a foreign one and proving a path take two seconds at most.
+    pub(crate) fn connect_timeout(&self, config: &AgentConfig) -> Duration {
+        match self.is_foreign() {
+            true => config.connect_timeout.min(FOREIGN),
+            false => config.connect_timeout,
+        }
+    }
+
     /// Ends connects that take too long; a late success is closed by the backend.
     pub(crate) fn expire_connects(
         self: &Arc<Self>,
@@ -348,9 +359,14 @@ impl Peer {
                 .collect();
             for name in late {
                 expired = true;
+                let hint = if self.is_foreign() {
+                    ANOTHER_VERSION
+                } else {
+                    ""
+                };
                 let why = fail(
                     ErrorKind::PeerGone,
-                    format!("no answer from the peer over {name} within {limit:?}"),
+                    format!("no answer from the peer over {name} within {limit:?}{hint}"),
                 );
                 state.set_down(name, why.with_peer(&self.name));
             }
@@ -404,6 +420,10 @@ impl Peer {
         }
     }
 }
+
+/// Why a foreign agent may not answer.
+pub(super) const ANOTHER_VERSION: &str = "; it is a NIXL agent: if it runs, the communication \
+     library under it may be of a version that ours does not understand";
 
 impl State {
     fn set_connecting(&mut self, backend: BackendName) {
