@@ -15,7 +15,9 @@ WORK = BUILT / "peers"
 LIMIT = BUILT / "release" / "limit"
 OURS = BUILT / "release" / "nixl"
 PYTHON = WORK / "venv" / "bin" / "python"
-NIXL = "nixl-cu12==1.5.1"
+# What the virtual environment holds; `cargo xtask test` installs the same.
+REQUIRED = pathlib.Path(__file__).with_name("requirements.txt")
+NIXL = REQUIRED.read_text().split()[0]
 TIMEOUT = 150
 
 
@@ -190,17 +192,17 @@ def ours_built(say, build):
 
 def nixl_installed(say):
     marker = WORK / "venv" / "installed"
-    if marker.exists() and marker.read_text() == NIXL:
+    if marker.exists() and marker.read_text() == REQUIRED.read_text():
         return True
     say(f"installing {NIXL} in {WORK / 'venv'}")
     shutil.rmtree(WORK / "venv", ignore_errors=True)
     steps = [
         [sys.executable, "-m", "venv", str(WORK / "venv")],
-        [str(PYTHON), "-m", "pip", "install", "-q", "--no-deps", NIXL, "numpy"],
+        [str(PYTHON), "-m", "pip", "install", "-q", "--no-deps", "-r", str(REQUIRED)],
     ]
     for step in steps:
         if subprocess.run(step).returncode:
             say("NIXL: not installed")
             return False
-    marker.write_text(NIXL)
+    marker.write_text(REQUIRED.read_text())
     return True

@@ -4,10 +4,12 @@
 //! registry, for anyone. What cannot be had is not an error here: the checks that need it say that
 //! they are skipped.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::checks::{Check, Stop};
 use crate::shell;
+use crate::wheel;
 
 /// A program that a check needs, and where it comes from.
 #[derive(Debug, PartialEq)]
@@ -22,6 +24,8 @@ enum Origin {
     Apt(&'static [&'static str]),
     /// A package on the cargo registry, with its version and further arguments.
     Cargo(&'static str, &'static [&'static str]),
+    /// Python packages in a virtual environment under the target directory.
+    Wheel,
 }
 
 /// Protocol buffer compiler, with the well-known types that etcd's schema imports.
@@ -68,10 +72,17 @@ pub(crate) const FUZZ: Tool = Tool {
     from: Origin::Cargo("cargo-fuzz@0.13.2", &[]),
 };
 
+/// Real NIXL, for the tests that exchange with it.
+pub(crate) const NIXL: Tool = Tool {
+    program: "nixl-cu12",
+    from: Origin::Wheel,
+};
+
 /// Installs what `checks` need and is not here. Returns a note on what was done.
-pub(crate) fn missing(checks: &[&Check]) -> Result<String, Stop> {
+pub(crate) fn missing(checks: &[&Check], root: &Path) -> Result<String, Stop> {
     let mut packages: Vec<&str> = Vec::new();
     let mut crates = Vec::new();
+    let mut notes = Vec::new();
     for tool in checks.iter().flat_map(|check| check.needs) {
         if shell::which(tool.program).is_some() {
             continue;
@@ -79,11 +90,11 @@ pub(crate) fn missing(checks: &[&Check]) -> Result<String, Stop> {
         match &tool.from {
             Origin::Apt(names) => packages.extend(*names),
             Origin::Cargo(name, args) => crates.push((*name, *args)),
+            Origin::Wheel => notes.extend(wheel::install(root)),
         }
     }
     packages.sort_unstable();
     packages.dedup();
-    let mut notes = Vec::new();
     if !packages.is_empty() {
         notes.push(from_apt(&packages));
     }

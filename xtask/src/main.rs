@@ -11,6 +11,7 @@ mod shell;
 mod source;
 mod statement;
 mod test;
+mod wheel;
 
 use std::process::ExitCode;
 

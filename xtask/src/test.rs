@@ -24,7 +24,7 @@ pub(crate) fn run(options: &TestOptions) -> ExitCode {
             &mut report,
             "install",
             "what the checks need and is not here",
-            |_| install::missing(&chosen),
+            |context| install::missing(&chosen, &context.root),
         );
     }
     for check in chosen {

@@ -122,7 +122,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         name: "tests",
         about: "unit and integration tests of every crate",
-        needs: &[install::NEXTEST, install::IP],
+        needs: &[install::NEXTEST, install::IP, install::NIXL],
         run: tests::run,
     },
     Check {
