@@ -1,6 +1,7 @@
 //! A loaded peer: its regions, connections, proven paths and notifications.
 
 mod conn;
+mod foreign;
 mod probe;
 mod regions;
 mod route;
@@ -27,7 +28,6 @@ use crate::{
     agent::Shared,
     backend::{Endpoint, PeerAddress},
     error::fail,
-    metadata,
     negotiate::CostBook,
     notify::{Ack, Message, Outbox},
     plan::Plan,
@@ -153,11 +153,6 @@ impl Peer {
         self.address.card.generation
     }
 
-    /// An agent of NIXL's: it proves nothing and speaks nothing of ours.
-    pub(crate) fn is_foreign(&self) -> bool {
-        self.address.card.foreign
-    }
-
     pub(crate) fn regions(&self) -> &PeerRegions {
         &self.regions
     }
@@ -241,22 +236,6 @@ impl Peer {
             .lock()
             .reserve(len, unsent)
             .map_err(|e| e.with_peer(&self.name))
-    }
-
-    /// A foreign peer gives no credit: what has not left counts as untaken.
-    fn unsent(&self) -> u64 {
-        let links: Vec<_> = self.state.lock().up_links().cloned().collect();
-        links.iter().map(|link| link.endpoint.unsent()).sum()
-    }
-
-    /// The next message for the present connection, in the words of the peer.
-    fn next_message(&self) -> Option<Bytes> {
-        if !self.is_foreign() {
-            return self.outbox.lock().next();
-        }
-        let data = self.outbox.lock().take()?;
-        let shared = self.shared.upgrade()?;
-        Some(metadata::encode_notification(&shared.identity.name, &data))
     }
 
     pub(crate) fn release_notification(&self, len: usize) {

@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Link, Peer, Proof,
-    route::{ANOTHER_VERSION, FOREIGN},
-};
+use super::{Link, Peer, Proof, foreign::ANOTHER_VERSION};
 use crate::{
     DescList, Error, ErrorKind, Op, PathName, ProbeCard, RegionCard, RegionId, Result,
     agent::{NONCE, Shared},
@@ -92,7 +89,7 @@ impl Probe {
             path,
             op,
             id,
-            deadline: deadline_after(peer.probe_timeout(shared)),
+            deadline: deadline_after(peer.probe_timeout(&shared.config)),
             nonce,
             local,
             local_offset,
@@ -212,19 +209,6 @@ impl Peer {
             len: region.len.min(NONCE as u64),
             region: (*region).clone(),
         })
-    }
-
-    fn probe_timeout(&self, shared: &Shared) -> Duration {
-        match self.is_foreign() {
-            true => shared.config.probe_timeout.min(FOREIGN),
-            false => shared.config.probe_timeout,
-        }
-    }
-
-    /// There is more memory to try: proofs that failed may be tried again.
-    pub(crate) fn retry_proofs(&self) {
-        let mut state = self.state.lock();
-        state.proofs.retain(|_, p| !matches!(p, Proof::Failed(..)));
     }
 
     fn probe_region(&self, shareable: bool) -> Result<(ProbeCard, RegionCard)> {

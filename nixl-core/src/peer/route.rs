@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Link, LinkHandler, LinkState, PathRecord, Peer, Proof, State, backoff};
+use super::{
+    Link, LinkHandler, LinkState, PathRecord, Peer, Proof, State, backoff, foreign::ANOTHER_VERSION,
+};
 use crate::{
-    AgentConfig, BackendName, Error, ErrorKind, Op, PathName, Result,
+    BackendName, Error, ErrorKind, Op, PathName, Result,
     agent::Shared,
     backend::{Conn, ConnectDone, Endpoint},
     error::fail,
@@ -19,8 +21,6 @@ use crate::{
 
 /// A connection that lived this long was a good one: the next failure counts as the first.
 const STEADY: Duration = Duration::from_secs(5);
-/// Longest time to connect to a foreign agent, and to prove a path to it.
-pub(super) const FOREIGN: Duration = Duration::from_secs(1);
 
 /// A path that is ready for a request.
 pub(crate) struct Way {
@@ -325,15 +325,6 @@ impl Peer {
         }
     }
 
-    /// Longest time to reach the peer over one backend. An agent that cannot understand us would
-    /// let us wait: connecting to a foreign one and proving a path take two seconds at most.
-    pub(crate) fn connect_timeout(&self, config: &AgentConfig) -> Duration {
-        match self.is_foreign() {
-            true => config.connect_timeout.min(FOREIGN),
-            false => config.connect_timeout,
-        }
-    }
-
     /// Ends connects that take too long; a late success is closed by the backend.
     pub(crate) fn expire_connects(
         self: &Arc<Self>,
@@ -420,10 +411,6 @@ impl Peer {
         }
     }
 }
-
-/// Why a foreign agent may not answer.
-pub(super) const ANOTHER_VERSION: &str = "; it is a NIXL agent: if it runs, the communication \
-     library under it may be of a version that ours does not understand";
 
 impl State {
     fn set_connecting(&mut self, backend: BackendName) {
