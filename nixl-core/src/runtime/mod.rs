@@ -7,6 +7,7 @@ mod pool;
 mod reactor;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::{
     os::fd::BorrowedFd,
@@ -22,6 +23,7 @@ use parking_lot::{Condvar, Mutex};
 use pool::Pool;
 use reactor::Reactor;
 pub use reactor::{Readiness, Watch, WatchToken};
+pub use turn::Turn;
 
 use crate::Result;
 
