@@ -104,8 +104,8 @@ pub struct NixlFace {
     /// NIXL's name for it (`"UCX"`).
     pub name: &'static str,
     /// Connection info for NIXL's agents (UCX: the worker address). Constant: to NIXL another one
-    /// is another agent.
-    pub conn: Bytes,
+    /// is another agent. `None`: they would not understand us, so they are told nothing.
+    pub conn: Option<Bytes>,
     /// The paths that a NIXL agent can be the target of.
     pub paths: Vec<PathName>,
 }

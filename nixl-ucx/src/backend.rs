@@ -14,17 +14,17 @@ use bytes::Bytes;
 use nixl_core::{
     BackendName, Cost, ErrorKind, MemKind, Op, PathCaps, PathClass, PathName, Reach, Region,
     Result, Revocation,
-    backend::{Backend, ConnectDone, Context, PeerAddress},
+    backend::{Backend, ConnectDone, Context, NixlFace, PeerAddress},
     error::fail,
     mem::Registration,
 };
 
 use crate::{
     address::{Address, MAX_WORKERS, Version},
-    engine::{Dial, Engine, Order, Settings},
+    engine::{Dial, Engine, Foreign, OLDEST, Order, Settings},
     fault::unsupported,
     keys::Keys,
-    ucp,
+    shape, ucp,
 };
 
 pub(crate) const UCX: BackendName = "ucx";
@@ -189,6 +189,9 @@ impl UcxBackend {
             return done.failed(why);
         };
         let card = peer.card.backend(UCX);
+        if peer.card.foreign {
+            return self.reach(node, &peer, done);
+        }
         let address = card
             .ok_or_else(|| unsupported("the peer has no ucx backend"))
             .and_then(|card| Address::decode(&card.address));
@@ -204,6 +207,37 @@ impl UcxBackend {
             worker,
             done,
         }));
+    }
+}
+
+impl UcxBackend {
+    /// Connects to a NIXL agent, always from the worker that it was told of.
+    fn reach(&self, node: &Node, peer: &PeerAddress, done: ConnectDone) {
+        let check = || {
+            if self.version < OLDEST {
+                return Err(unsupported(format!(
+                    "UCX {} here and the one of NIXL do not understand each other; {OLDEST} or newer \
+                     is needed, better 1.22",
+                    self.version
+                )));
+            }
+            let card = peer.card.backend(UCX);
+            let card = card.ok_or_else(|| unsupported("the NIXL agent has no UCX"))?;
+            shape::check_worker_address(&card.address)?;
+            Ok(card.address.clone())
+        };
+        let address = match check() {
+            Ok(address) => address,
+            Err(why) => return done.failed(why.with_peer(&peer.card.name)),
+        };
+        let peer = peer.card.name.clone();
+        if let Some(engine) = node.engines.first() {
+            engine.order(Order::Reach(Foreign {
+                peer,
+                address,
+                done,
+            }));
+        }
     }
 }
 
@@ -263,6 +297,15 @@ impl Backend for UcxBackend {
             )
         })?;
         Ok(address.encode())
+    }
+
+    fn nixl(&self) -> Option<NixlFace> {
+        let spoken = self.version >= OLDEST;
+        Some(NixlFace {
+            name: "UCX",
+            conn: self.worker_address().filter(|_| spoken),
+            paths: self.paths.iter().map(|caps| caps.path).collect(),
+        })
     }
 
     fn register(&self, region: &Region) -> Result<Option<Box<dyn Registration>>> {

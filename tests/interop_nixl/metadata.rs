@@ -36,7 +36,9 @@ fn both_ways(pair: &mut Pair) {
 
 #[test]
 fn we_add_what_nixl_tells_in_parts() {
-    let Some(mut pair) = strangers(None) else { return };
+    let Some(mut pair) = strangers(None) else {
+        return;
+    };
     let more = pair.nixl.alloc("more", 8, BLOCK);
     pair.nixl.fill("more", 7);
     let alone = pair.nixl.partial(&["r"], false);
@@ -52,22 +54,38 @@ fn we_add_what_nixl_tells_in_parts() {
     pair.run(Op::Read, &[3], &[5], b"");
     pair.check(true, &[3], &[5]);
     pair.fill();
-    for blob in [pair.nixl.partial(&["more", "r"], true), pair.nixl.metadata()] {
+    for blob in [
+        pair.nixl.partial(&["more", "r"], true),
+        pair.nixl.metadata(),
+    ] {
         pair.agent.load_metadata(&blob).unwrap();
         let (here, there) = (pair.here(&[1, 4]), list(more, &[6, 0]));
-        let write = pair.agent.create_request(Op::Write, &here, "nixl", &there).unwrap();
+        let write = pair
+            .agent
+            .create_request(Op::Write, &here, "nixl", &there)
+            .unwrap();
         write.post().unwrap();
         write.wait(LIMIT).unwrap();
-        let mut holds: Vec<_> = (0..8).map(|block| crate::nixl::Holds::Block { seed: 7, block }).collect();
-        holds[6] = crate::nixl::Holds::Block { seed: OURS, block: 1 };
-        holds[0] = crate::nixl::Holds::Block { seed: OURS, block: 4 };
+        let mut holds: Vec<_> = (0..8)
+            .map(|block| crate::nixl::Holds::Block { seed: 7, block })
+            .collect();
+        holds[6] = crate::nixl::Holds::Block {
+            seed: OURS,
+            block: 1,
+        };
+        holds[0] = crate::nixl::Holds::Block {
+            seed: OURS,
+            block: 4,
+        };
         pair.nixl.check("more", &holds);
     }
 }
 
 #[test]
 fn nixl_adds_what_we_tell_in_parts() {
-    let Some(mut pair) = strangers(None) else { return };
+    let Some(mut pair) = strangers(None) else {
+        return;
+    };
     let second = region(&pair.agent, OURS, PeerAccess::ReadWrite);
     let part = |regions: &[nixl::Region], conn| pair.agent.partial_metadata(regions, conn).unwrap();
     let (conn, first) = (part(&[], true), part(&[pair.region.clone()], false));
@@ -116,7 +134,9 @@ fn each_removes_the_other_and_loads_it_again() {
 
 #[test]
 fn memory_that_peers_may_only_read_is_not_told() {
-    let Some(mut pair) = strangers(None) else { return };
+    let Some(mut pair) = strangers(None) else {
+        return;
+    };
     let closed = region(&pair.agent, OURS, PeerAccess::ReadOnly);
     let ours = pair.agent.metadata().unwrap();
     pair.nixl.load(&ours).unwrap();
@@ -130,7 +150,12 @@ fn memory_that_peers_may_only_read_is_not_told() {
 fn a_nixl_agent_that_dies_is_noticed_and_replaced() {
     let Some(mut first) = pair(None) else { return };
     both_ways(&mut first);
-    let Pair { agent, region, nixl, .. } = first;
+    let Pair {
+        agent,
+        region,
+        nixl,
+        ..
+    } = first;
     drop(nixl);
     let python = python().expect("it was there");
     let mut nixl = Nixl::start(&python, "nixl", None);
@@ -139,7 +164,12 @@ fn a_nixl_agent_that_dies_is_noticed_and_replaced() {
     agent.load_metadata(&nixl.metadata()).unwrap();
     assert!(begun.elapsed() < LIMIT);
     nixl.load(&agent.metadata().unwrap()).unwrap();
-    let mut pair = Pair { agent, region, nixl, base };
+    let mut pair = Pair {
+        agent,
+        region,
+        nixl,
+        base,
+    };
     pair.fill();
     both_ways(&mut pair);
 }
@@ -160,7 +190,9 @@ fn a_request_to_a_dead_nixl_agent_ends() {
 /// stays in progress.
 #[test]
 fn ucx_versions_that_do_not_understand_each_other_end_in_an_error() {
-    let Some(old) = crate::ours::old_libucp() else { return };
+    let Some(old) = crate::ours::old_libucp() else {
+        return;
+    };
     let Some(python) = python() else { return };
     let nixl = Nixl::start(&python, "nixl", None);
     let mut pair = Pair::new(agent("ours", &old, None), nixl);

@@ -1,8 +1,12 @@
 //! Our agent and a NIXL agent that know each other, each with one region.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use nixl::{Agent, Config, DescList, Op, PeerAccess, PostOptions, Region, Request};
+use nixl::{Agent, DescList, ForeignMetadata, Op, PeerAccess, PostOptions, Region, Request};
+use nixl_ucx::{UcxBackend, UcxConfig};
 
 use crate::nixl::{Holds, Nixl, libucp, python};
 
@@ -42,12 +46,22 @@ pub(crate) fn pair(tls: Option<&str>) -> Option<Pair> {
 
 /// An agent with the UCX backend on `library` and no other.
 pub(crate) fn agent(name: &str, library: &Path, tls: Option<&str>) -> Agent {
-    let mut config = Config::default();
-    config.backends = vec!["ucx".to_owned()];
-    config.agent.foreign_metadata = "accept".to_owned();
-    config.ucx.library = library.display().to_string();
-    config.ucx.tls = tls.unwrap_or_default().to_owned();
-    config.agent(name).unwrap().build().unwrap()
+    let settings = tls.map(|tls| ("TLS".to_owned(), tls.to_owned()));
+    let backend = UcxBackend::open(UcxConfig {
+        library: Some(library.to_owned()),
+        settings: settings.into_iter().collect(),
+        ..UcxConfig::default()
+    });
+    Agent::builder(name)
+        .backend(backend.unwrap())
+        .foreign_metadata(ForeignMetadata::Accept)
+        .build()
+        .unwrap()
+}
+
+/// A libucp that the one in the NIXL wheel does not understand.
+pub(crate) fn old_libucp() -> Option<PathBuf> {
+    Some("/tmp/w/ucxlibs/v1.13.1/usr/lib/x86_64-linux-gnu/libucp.so.0".into())
 }
 
 impl Pair {
@@ -93,6 +107,17 @@ impl Pair {
         request
     }
 
+    /// Every byte on both sides, after each wrote its blocks `from` into the other's blocks `to`.
+    pub(crate) fn check_crossed(&mut self, from: &[u64], to: &[u64]) {
+        let (mut here, mut there) = (filled(OURS), filled(THEIRS));
+        for (from, to) in from.iter().zip(to) {
+            here[*to as usize] = block(THEIRS, *from);
+            there[*to as usize] = block(OURS, *from);
+        }
+        check(&self.region, &here);
+        self.nixl.check("r", &there);
+    }
+
     /// Every byte on both sides, after a transfer between blocks `ours` and `theirs`: `op` as seen
     /// by whoever initiated it, us or NIXL.
     pub(crate) fn check(&mut self, into_ours: bool, ours: &[u64], theirs: &[u64]) {
@@ -132,7 +157,9 @@ pub(crate) fn region(agent: &Agent, seed: u64, access: PeerAccess) -> Region {
 
 fn fill(region: &Region, seed: u64) {
     for n in 0..BLOCKS {
-        region.write_at(n * BLOCK, &pattern(block(seed, n))).unwrap();
+        region
+            .write_at(n * BLOCK, &pattern(block(seed, n)))
+            .unwrap();
     }
 }
 
@@ -140,7 +167,10 @@ fn check(region: &Region, expected: &[Holds]) {
     let mut bytes = vec![0; BLOCK as usize];
     for (n, holds) in expected.iter().enumerate() {
         region.read_at(n as u64 * BLOCK, &mut bytes).unwrap();
-        assert!(bytes == pattern(*holds), "our block {n} does not hold {holds:?}");
+        assert!(
+            bytes == pattern(*holds),
+            "our block {n} does not hold {holds:?}"
+        );
     }
 }
 

@@ -10,7 +10,13 @@ use crate::{
 /// The transports to go over: what UCX picks, and sockets.
 const TLS: [Option<&str>; 2] = [None, Some("tcp")];
 
-fn job<'a>(op: &'a str, ours: &'a [u64], base: u64, theirs: &'a [u64], message: &'a [u8]) -> Job<'a> {
+fn job<'a>(
+    op: &'a str,
+    ours: &'a [u64],
+    base: u64,
+    theirs: &'a [u64],
+    message: &'a [u8],
+) -> Job<'a> {
     Job {
         op,
         peer: "ours",
@@ -78,16 +84,12 @@ fn both_at_once() {
         assert!(ours.receipt().unwrap().foreign);
         let got = pair.agent.wait_notification(LIMIT).expect("theirs");
         assert_eq!((&*got.from, &got.data[..]), ("nixl", &b"theirs"[..]));
-        assert_eq!(pair.nixl.notifications(1), [("ours".to_owned(), b"ours".to_vec())]);
-        pair.check_halves(&low, &high);
+        assert_eq!(
+            pair.nixl.notifications(1),
+            [("ours".to_owned(), b"ours".to_vec())]
+        );
+        pair.check_crossed(&low, &high);
         pair.fill();
-    }
-}
-
-impl Pair {
-    fn check_halves(&mut self, low: &[u64], high: &[u64]) {
-        let (here, there) = (self.mixed(false, low, high), self.mixed(true, low, high));
-        self.check_each(&here, &there);
     }
 }
 
@@ -116,7 +118,9 @@ fn notifications_go_both_ways_in_order() {
             pair.agent.notify("nixl", &i.to_le_bytes()).unwrap();
         }
         let got = pair.nixl.notifications(200);
-        let numbers = got.iter().map(|(_, data)| u16::from_le_bytes(data[..].try_into().unwrap()));
+        let numbers = got
+            .iter()
+            .map(|(_, data)| u16::from_le_bytes(data[..].try_into().unwrap()));
         assert!(numbers.eq(0..200));
     }
 }
@@ -127,17 +131,24 @@ fn a_notification_comes_after_its_data() {
     let Some(mut pair) = pair(None) else { return };
     let (ours, theirs) = (scattered(40, 3), scattered(40, 4));
     pair.run(Op::Write, &ours, &theirs, b"written");
-    assert_eq!(pair.nixl.notifications(1), [("ours".to_owned(), b"written".to_vec())]);
+    assert_eq!(
+        pair.nixl.notifications(1),
+        [("ours".to_owned(), b"written".to_vec())]
+    );
     pair.check(false, &ours, &theirs);
     pair.fill();
     let base = pair.region.addr();
-    pair.nixl.transfer(&job("WRITE", &theirs, base, &ours, b"too"));
+    pair.nixl
+        .transfer(&job("WRITE", &theirs, base, &ours, b"too"));
     let got = pair.agent.wait_notification(LIMIT).expect("a notification");
     assert_eq!(&got.data[..], b"too");
     pair.check(true, &ours, &theirs);
     pair.fill();
     pair.run(Op::Read, &ours, &theirs, b"fetched");
-    assert_eq!(pair.nixl.notifications(1), [("ours".to_owned(), b"fetched".to_vec())]);
+    assert_eq!(
+        pair.nixl.notifications(1),
+        [("ours".to_owned(), b"fetched".to_vec())]
+    );
     pair.check(true, &ours, &theirs);
 }
 

@@ -144,7 +144,7 @@ impl Backend for SimBackend {
         let ctx = self.engine.context().ok()?;
         Some(NixlFace {
             name: self.engine.config.nixl?,
-            conn: conn_info(ctx.identity.generation),
+            conn: Some(conn_info(ctx.identity.generation)),
             paths: vec![self.paths[0].path],
         })
     }

@@ -28,9 +28,9 @@ pub(crate) type Faces = Vec<(BackendName, NixlFace)>;
 pub(super) fn entries(faces: &Faces, with_card: bool, regions: &[Region]) -> NixlEntries {
     let mut entries = NixlEntries::default();
     for (backend, face) in faces {
+        let Some(conn) = &face.conn else { continue };
         if with_card {
-            let conn = (face.name.to_owned(), face.conn.clone());
-            entries.conns.push(conn);
+            entries.conns.push((face.name.to_owned(), conn.clone()));
         }
         for kind in [MemKind::Dram, MemKind::Vram] {
             let section = section(backend, face, kind, regions);

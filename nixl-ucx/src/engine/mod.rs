@@ -4,6 +4,7 @@
 //! the turn; if another thread has it, that one goes round once more.
 
 mod conn;
+mod foreign;
 mod greet;
 mod mailbox;
 mod rma;
@@ -29,6 +30,7 @@ use nixl_core::{
 use parking_lot::Mutex;
 
 pub(crate) use conn::Conn;
+pub(crate) use foreign::{Foreign, OLDEST};
 use mailbox::Mailbox;
 pub(crate) use rma::Rma;
 
@@ -56,6 +58,7 @@ const LOOK: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(10
 /// Something that other threads want of an engine.
 pub(crate) enum Order {
     Dial(Dial),
+    Reach(Foreign),
     Post(Arc<Rma>),
     /// Posts of the connection that wait for keys may have been cancelled.
     Cancel(Arc<Conn>),
@@ -89,6 +92,8 @@ enum Upcall {
     Refused(ConnectDone, Error),
     Accepted(Arc<Conn>, PeerIdentity),
     Message(Arc<Conn>, Vec<u8>),
+    /// A notification of a NIXL agent.
+    Foreign(Vec<u8>),
     Complete(Arc<Conn>, Completion, Result<()>),
     /// The connection is over, but for posts that are still being refused.
     Over(Arc<Conn>),
@@ -151,7 +156,11 @@ impl Engine {
     /// A worker that listens for peers.
     pub(crate) fn start(ctx: Context, settings: Settings) -> Result<Arc<Self>> {
         let mailbox = Arc::new(Mailbox::new(ctx.clone(), settings.connect_timeout));
-        let worker = Worker::new(&settings.context, mailbox.clone(), &[MESSAGES])?;
+        let worker = Worker::new(
+            &settings.context,
+            mailbox.clone(),
+            &[MESSAGES, foreign::NOTIFICATION],
+        )?;
         let address = worker.address()?;
         let engine = Arc::new_cyclic(|me| Self {
             me: me.clone(),

@@ -8,7 +8,12 @@ use std::{
 use bytes::Bytes;
 use nixl_core::{Error, ErrorKind, Result, backend::Endpoint as _, mem::Access};
 
-use super::{Caller, Conn, Engine, MESSAGES, Order, State, Upcall, conn::Stage, mailbox::Event};
+use super::{
+    Caller, Conn, Engine, MESSAGES, Order, State, Upcall,
+    conn::{Stage, Whose},
+    foreign::NOTIFICATION,
+    mailbox::Event,
+};
 use crate::{
     endpoint::UcxEndpoint,
     fault::{gone, misbehaved},
@@ -57,6 +62,7 @@ impl Engine {
             any = true;
             match order {
                 Order::Dial(dial) => self.dial(state, entered, dial),
+                Order::Reach(reach) => self.reach(state, entered, reach),
                 Order::Post(rma) => self.begin(state, &rma, true),
                 Order::Cancel(conn) => self.resume(state, &conn),
                 Order::Send(conn) => state.list(&conn),
@@ -93,6 +99,9 @@ impl Engine {
                 break;
             };
             conn.listed.store(false, Ordering::Relaxed);
+            if conn.whose == Whose::Nixl {
+                self.take_keys(state, entered, &conn);
+            }
             any |= self.send_from(entered, &conn);
             if conn.has_frames() {
                 state.list(&conn);
@@ -104,7 +113,8 @@ impl Engine {
     /// Sends what there is room for. What cannot be sent any more is dropped.
     fn send_from(&self, entered: &Entered<'_>, conn: &Conn) -> bool {
         let mut inner = conn.inner.lock();
-        while let Some(question) = conn.imports.question() {
+        let ours = conn.whose == Whose::Ours;
+        while let Some(question) = ours.then(|| conn.imports.question()).flatten() {
             conn.enqueue(Kind::Import, question.encode().into());
         }
         let mut any = false;
@@ -127,13 +137,12 @@ impl Engine {
             let Some(endpoint) = &inner.endpoint else {
                 continue;
             };
-            let sent = entered.send(
-                endpoint,
-                MESSAGES,
-                (&head.encode(), body),
-                false,
-                &conn.tally,
-            );
+            let head = head.encode();
+            let (id, head) = match conn.whose {
+                Whose::Ours => (MESSAGES, &head[..]),
+                Whose::Nixl => (NOTIFICATION, &[][..]),
+            };
+            let sent = entered.send(endpoint, id, (head, body), false, &conn.tally);
             if let Err(why) = sent {
                 tracing::debug!(peer = conn.peer, %why, "a frame was not sent");
             }
@@ -157,6 +166,8 @@ impl Engine {
                 Event::Met(met) => self.meet(state, entered, met),
                 Event::Failed(tag, status) => self.endpoint_failed(state, entered, tag, status),
                 Event::Quiet(rma) => self.settle(state, entered, &rma),
+                Event::Reached(tag, result) => self.reached(state, entered, tag, result),
+                Event::Foreign(message) => state.upcalls.push_back(Upcall::Foreign(message)),
             }
         }
         any
@@ -272,10 +283,11 @@ impl Engine {
             Stage::Hello(_, dialling) | Stage::Finish(dialling) => {
                 state.upcalls.push_back(Upcall::Refused(dialling.done, why));
             }
-            Stage::Open => {
+            Stage::Reach(done, _) => state.upcalls.push_back(Upcall::Refused(done, why)),
+            Stage::Open if conn.whose == Whose::Ours => {
                 self.frame(state, conn, Kind::Reject, encode_error(&why).into());
             }
-            Stage::Closing(_) | Stage::Closed => {}
+            Stage::Open | Stage::Closing(_) | Stage::Closed => {}
         }
         self.resume(state, conn);
         state.timed.push(conn.clone());
@@ -341,6 +353,7 @@ impl Engine {
     ) -> Option<Instant> {
         let (until, closing) = match &conn.inner.lock().stage {
             Stage::Hello(_, dialling) | Stage::Finish(dialling) => (dialling.until, false),
+            Stage::Reach(_, until) => (*until, false),
             Stage::Closing(until) => (*until, true),
             Stage::Open | Stage::Closed => return None,
         };
@@ -398,6 +411,9 @@ impl Engine {
                         core.message(&message);
                     }
                 }
+                Upcall::Foreign(message) => {
+                    self.ctx.foreign_message(crate::backend::UCX, &message);
+                }
                 Upcall::Complete(conn, token, result) => {
                     token.complete(result);
                     if conn.gate.exit() {
@@ -413,7 +429,10 @@ impl Engine {
 impl Upcall {
     /// Whether it must not happen inside of a call of core's.
     fn is_for_runtime(&self) -> bool {
-        matches!(self, Self::Message(..) | Self::Accepted(..))
+        matches!(
+            self,
+            Self::Message(..) | Self::Accepted(..) | Self::Foreign(_)
+        )
     }
 }
 
