@@ -27,13 +27,14 @@ use nixl_core::{
     runtime::{Readiness, Step, Task, Turn, Watch, WatchToken},
 };
 use parking_lot::Mutex;
+use ucx_sys::Version;
 
 pub(crate) use conn::Conn;
 use mailbox::Mailbox;
 pub(crate) use rma::Rma;
 
 use crate::{
-    address::{Address, Version},
+    address::Address,
     fault::gone,
     keys::Keys,
     ucp::{self, Worker},

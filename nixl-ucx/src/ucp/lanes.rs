@@ -5,7 +5,6 @@
 
 use std::{ffi::c_void, ptr};
 
-use crate::sys;
 use nixl_core::PathClass;
 
 use super::{Context, Endpoint, Entered};
@@ -124,14 +123,14 @@ fn parse_resources(text: &str) -> Vec<(String, String)> {
 }
 
 /// What `print` writes to the stream that it is given.
-fn printed(print: impl FnOnce(*mut sys::FILE)) -> String {
+fn printed(print: impl FnOnce(*mut libc::FILE)) -> String {
     let (mut text, mut len) = (ptr::null_mut(), 0);
     // SAFETY: INV-5, both out-pointers live until the stream is closed below.
     let stream = unsafe { libc::open_memstream(&mut text, &mut len) };
     if stream.is_null() {
         return String::new();
     }
-    print(stream.cast());
+    print(stream);
     // SAFETY: INV-5, opened above, closed once; it sets `text` and `len`.
     unsafe { libc::fclose(stream) };
     if text.is_null() {
