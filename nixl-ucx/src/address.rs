@@ -1,32 +1,15 @@
 //! What a card says about a UCX backend: its UCX version and its worker addresses.
 
-use std::fmt;
-
 use bytes::Bytes;
 use nixl_core::{ErrorKind, Result, error::fail, metadata::tlv::Reader};
+
+use ucx_sys::Version;
 
 use crate::shape;
 
 const MAGIC: [u8; 4] = *b"UCX1";
 /// Workers of one agent.
 pub(crate) const MAX_WORKERS: usize = 64;
-
-/// Major, minor and release number of a libucp.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// 1.
-    pub major: u16,
-    /// 22 of 1.22.0.
-    pub minor: u16,
-    /// 0 of 1.22.0.
-    pub release: u16,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.release)
-    }
-}
 
 /// A backend's address in its agent's card.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,8 +27,8 @@ impl Address {
             minor,
             release,
         } = self.version;
-        for number in [major, minor, release, self.workers.len() as u16] {
-            out.extend(number.to_le_bytes());
+        for number in [major, minor, release, self.workers.len() as u32] {
+            out.extend((number as u16).to_le_bytes());
         }
         for worker in &self.workers {
             out.extend((worker.len() as u32).to_le_bytes());
@@ -63,9 +46,9 @@ impl Address {
             return Err(malformed("does not begin as one"));
         }
         let version = Version {
-            major: r.u16("version")?,
-            minor: r.u16("version")?,
-            release: r.u16("version")?,
+            major: r.u16("version")?.into(),
+            minor: r.u16("version")?.into(),
+            release: r.u16("version")?.into(),
         };
         let count = usize::from(r.u16("workers")?);
         if count == 0 || count > MAX_WORKERS {

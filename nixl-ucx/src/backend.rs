@@ -18,9 +18,10 @@ use nixl_core::{
     error::fail,
     mem::Registration,
 };
+use ucx_sys::{Library, Search, Version};
 
 use crate::{
-    address::{Address, MAX_WORKERS, Version},
+    address::{Address, MAX_WORKERS},
     engine::{Dial, Engine, Foreign, OLDEST, Order, Settings},
     fault::unsupported,
     keys::Keys,
@@ -128,6 +129,15 @@ impl UcxBackend {
     ///
     /// Errors: `Unsupported` without a libucp that will do, and why; `ApiMisuse` for bad settings.
     pub fn open(config: UcxConfig) -> Result<Self> {
+        let library = Library::find(&Search::new(config.library.as_deref()))
+            .map_err(|e| unsupported(e.to_string()))?;
+        Self::over(library, config)
+    }
+
+    /// A backend over a libucp that is loaded already.
+    ///
+    /// Errors: as [`UcxBackend::open`].
+    pub fn over(library: Library, config: UcxConfig) -> Result<Self> {
         if config.workers == 0 || config.workers > MAX_WORKERS {
             return Err(fail(
                 ErrorKind::ApiMisuse,
@@ -137,7 +147,8 @@ impl UcxBackend {
                 ),
             ));
         }
-        let (api, version) = ucp::load(config.library.as_deref())?;
+        let version = library.version();
+        let api = ucp::Api::new(library);
         let (context, ignored) = ucp::Context::new(&api, &config.settings)?;
         for name in ignored {
             tracing::warn!(

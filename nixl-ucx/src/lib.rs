@@ -14,9 +14,8 @@ mod fault;
 mod imports;
 mod keys;
 pub mod shape;
-mod sys;
 mod ucp;
 mod wire;
 
-pub use address::Version;
 pub use backend::{CMA, RDMA, TCP, UcxBackend, UcxConfig};
+pub use ucx_sys::Version;

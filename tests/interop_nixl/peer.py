@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 from nixl_cu12._api import nixl_agent, nixl_agent_config
+from nixl_cu12._bindings import DRAM_SEG, nixlRegDList
 
 BLANK = 0xA5
 
@@ -87,9 +88,11 @@ class Peer:
         return self.agent.get_agent_metadata().hex()
 
     def partial(self, names, with_conn):
-        spans = [] if names == "-" else names.split(",")
-        table = [(r.base, r.bytes.size, 0, "") for r in map(self.regions.get, spans)]
-        descs = self.agent.get_reg_descs(table, mem_type="DRAM")
+        descs = nixlRegDList(DRAM_SEG, 0)
+        if names != "-":
+            told = [self.regions[name] for name in names.split(",")]
+            table = [(region.base, region.bytes.size, 0, "") for region in told]
+            descs = self.agent.get_reg_descs(table, mem_type="DRAM")
         return self.agent.get_partial_agent_metadata(descs, with_conn == "1", ["UCX"]).hex()
 
     def load(self, text):

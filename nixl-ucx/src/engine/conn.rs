@@ -15,10 +15,10 @@ use nixl_core::{
     notify::MAX_NOTIFICATION,
 };
 use parking_lot::Mutex;
+use ucx_sys::Version;
 
 use super::{Engine, rma::Rma};
 use crate::{
-    address::Version,
     fault::misbehaved,
     imports::Imports,
     ucp::{Endpoint, Lanes, Tally},

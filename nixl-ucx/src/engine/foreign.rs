@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use nixl_core::{Error, ErrorKind, Result, backend::ConnectDone, error::fail};
+use ucx_sys::Version;
 
 use super::{
     Conn, Engine, State, Upcall,
@@ -15,7 +16,6 @@ use super::{
     mailbox::Event,
 };
 use crate::{
-    address::Version,
     fault::gone,
     imports::Grant,
     shape,

@@ -8,6 +8,7 @@ use nixl_core::{
     auth::{self, ClientHandshake, SessionKey},
     error::fail,
 };
+use ucx_sys::Version;
 
 use super::{
     CHANNEL, Conn, Dial, Engine, MESSAGES, State, Upcall,
@@ -77,7 +78,7 @@ impl Engine {
 
     /// How long the peer's first answer may take: versions that do not understand each other say
     /// nothing, so where they differ it is not waited for long.
-    fn patience(&self, theirs: &crate::address::Version) -> std::time::Duration {
+    fn patience(&self, theirs: &Version) -> std::time::Duration {
         let limit = self.settings.connect_timeout;
         if *theirs == self.settings.version {
             limit

@@ -28,6 +28,7 @@ use nixl_core::{
     runtime::{Readiness, Step, Task, Turn, Watch, WatchToken},
 };
 use parking_lot::Mutex;
+use ucx_sys::Version;
 
 pub(crate) use conn::Conn;
 pub(crate) use foreign::{Foreign, OLDEST};
@@ -35,7 +36,7 @@ use mailbox::Mailbox;
 pub(crate) use rma::Rma;
 
 use crate::{
-    address::{Address, Version},
+    address::Address,
     fault::gone,
     keys::Keys,
     ucp::{self, Worker},

@@ -2,9 +2,9 @@
 
 use std::{ffi::c_void, marker::PhantomData, ptr, sync::Arc};
 
-use crate::sys;
 use bytes::Bytes;
 use nixl_core::Result;
+use ucx_sys as sys;
 
 use super::{
     Api, Status,
@@ -51,22 +51,22 @@ pub(super) struct Receiver {
 }
 
 mod field {
-    pub(super) const ID: u64 = 1;
-    pub(super) const FLAGS: u64 = 1 << 1;
-    pub(super) const CALLBACK: u64 = 1 << 2;
-    pub(super) const ARGUMENT: u64 = 1 << 3;
+    use ucx_sys::ucp_am_handler_param_field as of;
+
+    pub(super) const ALL: u64 = of::UCP_AM_HANDLER_PARAM_FIELD_ID.0 as u64
+        | of::UCP_AM_HANDLER_PARAM_FIELD_FLAGS.0 as u64
+        | of::UCP_AM_HANDLER_PARAM_FIELD_CB.0 as u64
+        | of::UCP_AM_HANDLER_PARAM_FIELD_ARG.0 as u64;
 }
 
-/// `UCP_AM_FLAG_WHOLE_MSG`.
-const WHOLE: u32 = 1;
-/// `UCP_AM_SEND_FLAG_REPLY`: the receiver may answer.
-pub(super) const WITH_REPLY: u32 = 1;
-/// `UCP_AM_SEND_FLAG_EAGER`: never by rendezvous, whatever the threshold.
-const EAGER: u32 = 1 << 1;
-/// `UCP_AM_RECV_ATTR_FIELD_REPLY_EP`.
-const HAS_REPLY: u64 = 1;
-/// `UCP_AM_RECV_ATTR_FLAG_RNDV`: what came is no data but a promise of it.
-const PROMISE: u64 = 1 << 17;
+/// The receiver may answer.
+pub(super) const WITH_REPLY: u32 = sys::ucp_send_am_flags::UCP_AM_SEND_FLAG_REPLY.0;
+/// Never by rendezvous, whatever the threshold.
+const EAGER: u32 = sys::ucp_send_am_flags::UCP_AM_SEND_FLAG_EAGER.0;
+/// The sender left a way back.
+const HAS_REPLY: u64 = sys::ucp_am_recv_attr_t::UCP_AM_RECV_ATTR_FIELD_REPLY_EP.0 as u64;
+/// What came is no data but a promise of it.
+const PROMISE: u64 = sys::ucp_am_recv_attr_t::UCP_AM_RECV_ATTR_FLAG_RNDV.0 as u64;
 
 impl Receiver {
     pub(super) fn new(
@@ -87,9 +87,9 @@ impl Receiver {
     pub(super) fn install(&self, api: &Api) -> Result<()> {
         // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
         let mut param: sys::ucp_am_handler_param_t = unsafe { std::mem::zeroed() };
-        param.field_mask = field::ID | field::FLAGS | field::CALLBACK | field::ARGUMENT;
+        param.field_mask = field::ALL;
         param.id = self.id;
-        param.flags = WHOLE;
+        param.flags = sys::ucp_am_cb_flags::UCP_AM_FLAG_WHOLE_MSG.0;
         param.cb = Some(receive);
         param.arg = argument(self);
         // SAFETY: INV-5, the worker lives, and so does the receiver for as long as it does.

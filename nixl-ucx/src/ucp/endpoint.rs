@@ -2,9 +2,9 @@
 
 use std::{ffi::c_void, ptr, sync::Arc};
 
-use crate::sys;
 use bytes::Bytes;
 use nixl_core::{Error, Result};
+use ucx_sys as sys;
 
 use super::{
     Api, MemHandle, Status, am,
@@ -34,13 +34,15 @@ pub(super) struct Watcher {
 }
 
 mod field {
-    pub(super) const REMOTE_ADDRESS: u64 = 1;
-    pub(super) const ERR_MODE: u64 = 1 << 1;
-    pub(super) const ERR_HANDLER: u64 = 1 << 2;
+    use ucx_sys::ucp_ep_params_field as of;
+
+    pub(super) const ALL: u64 = of::UCP_EP_PARAM_FIELD_REMOTE_ADDRESS.0 as u64
+        | of::UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE.0 as u64
+        | of::UCP_EP_PARAM_FIELD_ERR_HANDLER.0 as u64;
 }
 
-/// `UCP_EP_CLOSE_FLAG_FORCE`.
-const FORCE: u32 = 1;
+/// What is under way ends at once.
+const FORCE: u32 = sys::ucp_ep_close_flags_t::UCP_EP_CLOSE_FLAG_FORCE.0;
 
 /// What UCX calls when an endpoint failed.
 unsafe extern "C" fn failed(arg: *mut c_void, _: sys::ucp_ep_h, status: sys::ucs_status_t) {
@@ -58,7 +60,7 @@ impl Endpoint {
         });
         // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
         let mut params: sys::ucp_ep_params_t = unsafe { std::mem::zeroed() };
-        params.field_mask = field::REMOTE_ADDRESS | field::ERR_MODE | field::ERR_HANDLER;
+        params.field_mask = field::ALL;
         params.address = address.as_ptr().cast();
         params.err_mode = sys::ucp_err_handling_mode_t::UCP_ERR_HANDLING_MODE_PEER;
         params.err_handler.cb = Some(failed);
@@ -273,15 +275,12 @@ impl Entered<'_> {
     }
 }
 
-/// `UCS_MEMORY_TYPE_HOST`.
-const HOST: u32 = 0;
-
 impl Block<'_> {
     fn params(&self) -> Params {
         let mut params = Params::new();
         params.set(mask::MEMH | mask::MEMORY_TYPE);
         params.0.memh = self.memory.raw();
-        params.0.memory_type = sys::ucs_memory_type_t(HOST);
+        params.0.memory_type = sys::ucs_memory_type::UCS_MEMORY_TYPE_HOST;
         if self.many {
             params.set(mask::MULTI_SEND);
         }

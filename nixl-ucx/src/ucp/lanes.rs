@@ -5,7 +5,6 @@
 
 use std::{ffi::c_void, ptr};
 
-use crate::sys;
 use nixl_core::PathClass;
 
 use super::{Context, Endpoint, Entered};
@@ -43,17 +42,20 @@ impl Lanes {
     fn parse(text: &str) -> Self {
         let mut lanes = Vec::new();
         let mut native = Vec::new();
+        let mut old = false;
         for line in text.lines().map(|l| l.trim_start_matches('#').trim()) {
             if let Some(rest) = line.strip_prefix("lane[") {
                 lanes.extend(lane(rest));
             }
+            old |= line.starts_with("rma_bw: mds");
             for op in ["put[", "get["] {
                 let index = line.strip_prefix(op).and_then(|l| l.split(']').next());
                 native.extend(index.and_then(|i| i.parse::<usize>().ok()));
             }
         }
-        // The protocols before 1.16 name their lanes; they use no others.
-        if !native.is_empty() {
+        // The protocols before 1.16 name their lanes for one-sided operations and use no others;
+        // what is marked as one for large transfers is for rendezvous.
+        if old {
             for (i, lane) in lanes.iter_mut().enumerate() {
                 lane.rma = native.contains(&i);
             }
@@ -121,14 +123,14 @@ fn parse_resources(text: &str) -> Vec<(String, String)> {
 }
 
 /// What `print` writes to the stream that it is given.
-fn printed(print: impl FnOnce(*mut sys::FILE)) -> String {
+fn printed(print: impl FnOnce(*mut libc::FILE)) -> String {
     let (mut text, mut len) = (ptr::null_mut(), 0);
     // SAFETY: INV-5, both out-pointers live until the stream is closed below.
     let stream = unsafe { libc::open_memstream(&mut text, &mut len) };
     if stream.is_null() {
         return String::new();
     }
-    print(stream.cast());
+    print(stream);
     // SAFETY: INV-5, opened above, closed once; it sets `text` and `len`.
     unsafe { libc::fclose(stream) };
     if text.is_null() {
@@ -169,13 +171,13 @@ mod tests {
     const CMA: &str = "\
 # UCP endpoint \n#\n#               peer: <no debug data>
 #                 lane[0]:  0:tcp/lo.0 md[0]                -> md[0]/tcp/sysdev[255] am am_bw#0 wireup
-#                 lane[1]:  2:cma/memory.0 md[1]            -> md[1]/cma/sysdev[255] rma_bw#0
-#                  rma_bw: mds rndv_rkey_size 9";
+#                 lane[1]:  2:cma/memory.0 md[1]            -> md[1]/cma/sysdev[255] rma_bw#0";
     const RC: &str = "\
 #                 lane[0]:  5:rc_verbs/rxe0:1.0 md[2]       -> addr[1].md[2]/ib/sysdev[0] rma_bw#0 am
 #                 lane[1]:  3:ud_verbs/rxe0:1.0 md[2]       -> md[2]/ib/sysdev[0] keepalive wireup
 #                  put[0]: 0..<short>..62..<bcopy>..8192..<zcopy>..(inf)
-#                  get[0]: 0..<bcopy>..(inf)";
+#                  get[0]: 0..<bcopy>..(inf)
+#                  rma_bw: mds [2] rndv_rkey_size 9";
 
     #[test]
     fn lanes_of_one_sided_operations_are_told_from_others() {
@@ -200,11 +202,13 @@ mod tests {
             (tcp.class(), tcp.to_string()),
             (PathClass::Tcp, "ucx:tcp".to_owned())
         );
-        // 1.13 lists the lanes for large messages here, and does not use them.
         let shm = "lane[0]:  3:sysv/memory.0 md[2] -> md[2]/sysv/sysdev[255] am am_bw#0
             lane[2]:  5:cma/memory.0 md[4]  -> md[4]/cma/sysdev[255] rma_bw#0
-            put[0]: 0..<short>..4294967296..<bcopy>..(inf)";
+            put[0]: 0..<short>..4294967296..<bcopy>..(inf)
+            rma_bw: mds rndv_rkey_size 9";
         assert_eq!(Lanes::parse(shm).to_string(), "ucx:sysv");
+        let old = format!("{CMA}\n#  rma_bw: mds rndv_rkey_size 9");
+        assert!(Lanes::parse(&old).is_emulated());
         let none = Lanes::parse("something else altogether");
         assert_eq!(
             (none.class(), none.to_string()),

@@ -6,29 +6,34 @@ use std::{
     sync::Arc,
 };
 
-use crate::sys;
 use bytes::Bytes;
 use nixl_core::{ErrorKind, Result, error::fail};
+use ucx_sys as sys;
 
 use super::Status;
 
 /// The functions of one loaded libucp.
 #[derive(Clone)]
-pub(crate) struct Api(Arc<sys::Ucp>);
+pub(crate) struct Api(Arc<sys::Library>);
 
 impl Api {
-    pub(crate) fn new(library: Arc<sys::Ucp>) -> Self {
-        Self(library)
+    pub(crate) fn new(library: sys::Library) -> Self {
+        Self(Arc::new(library))
     }
 
-    pub(crate) fn fns(&self) -> &sys::Ucp {
+    pub(super) fn fns(&self) -> &sys::Symbols {
+        self.0.symbols()
+    }
+
+    /// Which libucp it is.
+    pub(crate) fn library(&self) -> &sys::Library {
         &self.0
     }
 
     /// UCX's words for a status.
     pub(super) fn describe(&self, status: Status) -> String {
         // SAFETY: INV-5, UCX returns a string of its own for any code.
-        let text = unsafe { (self.0.ucs_status_string)(status.raw()) };
+        let text = unsafe { (self.fns().ucs_status_string)(status.raw()) };
         if text.is_null() {
             return status.to_string();
         }
@@ -41,7 +46,7 @@ impl Api {
     /// Gives back the handle of an operation.
     pub(super) fn free(&self, request: *mut c_void) {
         // SAFETY: INV-5, called once, from the callback of the operation that it belongs to.
-        unsafe { (self.0.ucp_request_free)(request) };
+        unsafe { (self.fns().ucp_request_free)(request) };
     }
 }
 
@@ -63,17 +68,24 @@ unsafe impl Sync for Inner {}
 pub(crate) type Settings = [(String, String)];
 
 mod field {
-    pub(super) const FEATURES: u64 = 1;
-    pub(super) const MT_SHARED: u64 = 1 << 5;
-    pub(super) const MAP_ADDRESS: u64 = 1;
-    pub(super) const MAP_LENGTH: u64 = 1 << 1;
+    use ucx_sys::{ucp_mem_map_params_field as map, ucp_params_field as context};
+
+    pub(super) const CONTEXT: u64 = context::UCP_PARAM_FIELD_FEATURES.0 as u64
+        | context::UCP_PARAM_FIELD_MT_WORKERS_SHARED.0 as u64;
+    pub(super) const MAP: u64 = map::UCP_MEM_MAP_PARAM_FIELD_ADDRESS.0 as u64
+        | map::UCP_MEM_MAP_PARAM_FIELD_LENGTH.0 as u64;
 }
 
-/// The oldest UCX that will do; asking for a newer one makes older ones complain.
-const API: (u32, u32) = (1, 13);
-
-/// RMA, both sizes of atomics (so that lanes are chosen as NIXL's agents choose them), wake-up, AM.
-const FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6;
+/// One-sided operations, both sizes of atomics (so that lanes are chosen as NIXL's agents choose
+/// them), wake-up, active messages.
+const FEATURES: sys::ucp_feature = {
+    use sys::ucp_feature as of;
+    of(of::UCP_FEATURE_RMA.0
+        | of::UCP_FEATURE_AMO32.0
+        | of::UCP_FEATURE_AMO64.0
+        | of::UCP_FEATURE_WAKEUP.0
+        | of::UCP_FEATURE_AM.0)
+};
 
 /// UCX's configuration, freed when dropped.
 struct Config<'a> {
@@ -85,7 +97,7 @@ impl<'a> Config<'a> {
     fn read(api: &'a Api) -> Result<Self> {
         let mut raw = ptr::null_mut();
         // SAFETY: INV-5, no prefix, no file, and `raw` outlives the call.
-        let status = unsafe { (api.0.ucp_config_read)(ptr::null(), ptr::null(), &mut raw) };
+        let status = unsafe { (api.fns().ucp_config_read)(ptr::null(), ptr::null(), &mut raw) };
         Status::of(status)
             .ok()
             .map_err(|s| s.error(api, "reading UCX's configuration"))?;
@@ -99,7 +111,7 @@ impl<'a> Config<'a> {
         };
         // SAFETY: INV-5, the configuration lives, both strings outlive the call.
         let status =
-            unsafe { (self.api.0.ucp_config_modify)(self.raw, name.as_ptr(), value.as_ptr()) };
+            unsafe { (self.api.fns().ucp_config_modify)(self.raw, name.as_ptr(), value.as_ptr()) };
         !Status::of(status).is_err()
     }
 }
@@ -107,7 +119,7 @@ impl<'a> Config<'a> {
 impl Drop for Config<'_> {
     fn drop(&mut self) {
         // SAFETY: INV-5, made by `read`, released once.
-        unsafe { (self.api.0.ucp_config_release)(self.raw) };
+        unsafe { (self.api.fns().ucp_config_release)(self.raw) };
     }
 }
 
@@ -121,13 +133,22 @@ impl Context {
         let refused = refused.map(|(name, _)| name.clone()).collect();
         // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
         let mut params: sys::ucp_params_t = unsafe { std::mem::zeroed() };
-        params.field_mask = field::FEATURES | field::MT_SHARED;
-        params.features = FEATURES;
+        params.field_mask = field::CONTEXT;
+        params.features = FEATURES.0.into();
         params.mt_workers_shared = 1;
         let mut raw = ptr::null_mut();
-        // SAFETY: INV-5, everything outlives the call; the version is that of our structures.
-        let status =
-            unsafe { (api.0.ucp_init_version)(API.0, API.1, &params, config.raw, &mut raw) };
+        // Any newer one would be complained of; the fields that are set are in all of them.
+        let version = api.library().version();
+        // SAFETY: INV-5, everything outlives the call.
+        let status = unsafe {
+            (api.fns().ucp_init_version)(
+                version.major,
+                version.minor,
+                &params,
+                config.raw,
+                &mut raw,
+            )
+        };
         Status::of(status)
             .ok()
             .map_err(|s| s.error(api, "starting UCX (see UCX_TLS and UCX_NET_DEVICES)"))?;
@@ -151,13 +172,13 @@ impl Context {
     pub(crate) unsafe fn register(&self, addr: u64, len: u64) -> Result<MemHandle> {
         // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
         let mut params: sys::ucp_mem_map_params_t = unsafe { std::mem::zeroed() };
-        params.field_mask = field::MAP_ADDRESS | field::MAP_LENGTH;
+        params.field_mask = field::MAP;
         params.address = addr as *mut c_void;
         params.length = usize::try_from(len)
             .map_err(|_| fail(ErrorKind::ApiMisuse, "memory larger than the address space"))?;
         let mut raw = ptr::null_mut();
         // SAFETY: INV-1, the caller vouches for the memory, and the handle keeps the context.
-        let status = unsafe { (self.0.api.0.ucp_mem_map)(self.0.raw, &params, &mut raw) };
+        let status = unsafe { (self.0.api.fns().ucp_mem_map)(self.0.raw, &params, &mut raw) };
         let what = || format!("registering {len} bytes at {addr:#x} (for RDMA see ulimit -l)");
         Status::of(status)
             .ok()
@@ -172,7 +193,7 @@ impl Context {
 impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: INV-1, every worker and every registration holds the context, so none is left.
-        unsafe { (self.api.0.ucp_cleanup)(self.raw) };
+        unsafe { (self.api.fns().ucp_cleanup)(self.raw) };
     }
 }
 
@@ -198,7 +219,7 @@ impl MemHandle {
         let (mut raw, mut len) = (ptr::null_mut(), 0);
         // SAFETY: INV-5, context and handle live, both out-pointers outlive the call.
         let status =
-            unsafe { (api.0.ucp_rkey_pack)(self.context.raw(), self.raw, &mut raw, &mut len) };
+            unsafe { (api.fns().ucp_rkey_pack)(self.context.raw(), self.raw, &mut raw, &mut len) };
         Status::of(status)
             .ok()
             .map_err(|s| s.error(api, "packing a remote key"))?;
@@ -206,7 +227,7 @@ impl MemHandle {
         let key = unsafe { std::slice::from_raw_parts(raw.cast::<u8>().cast_const(), len) };
         let key = Bytes::copy_from_slice(key);
         // SAFETY: INV-5, made by the call above, released once.
-        unsafe { (api.0.ucp_rkey_buffer_release)(raw) };
+        unsafe { (api.fns().ucp_rkey_buffer_release)(raw) };
         Ok(key)
     }
 }
@@ -215,7 +236,7 @@ impl Drop for MemHandle {
     fn drop(&mut self) {
         let api = self.context.api();
         // SAFETY: INV-1, operations under way hold the handle, so none is left.
-        let status = unsafe { (api.0.ucp_mem_unmap)(self.context.raw(), self.raw) };
+        let status = unsafe { (api.fns().ucp_mem_unmap)(self.context.raw(), self.raw) };
         if let Err(status) = Status::of(status).ok() {
             tracing::error!(%status, "UCX did not deregister memory");
         }

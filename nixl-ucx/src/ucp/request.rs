@@ -8,8 +8,8 @@ use std::{
     },
 };
 
-use crate::sys;
 use bytes::Bytes;
+use ucx_sys as sys;
 
 use super::{Api, Status};
 
@@ -53,23 +53,22 @@ impl Params {
 
     pub(super) fn bytes(mut self) -> Self {
         self.set(mask::DATATYPE);
-        self.0.datatype = DT_BYTE;
+        self.0.datatype = sys::contig(1);
         self
     }
 }
 
-/// `ucp_dt_make_contig(1)`.
-const DT_BYTE: sys::ucp_datatype_t = 1 << 3;
-
-/// Bits of `op_attr_mask` (enum ucp_op_attr_t).
+/// Bits of `op_attr_mask`.
 pub(super) mod mask {
-    pub(crate) const CALLBACK: u32 = 1 << 1;
-    pub(crate) const USER_DATA: u32 = 1 << 2;
-    pub(crate) const DATATYPE: u32 = 1 << 3;
-    pub(crate) const FLAGS: u32 = 1 << 4;
-    pub(crate) const MEMORY_TYPE: u32 = 1 << 6;
-    pub(crate) const MEMH: u32 = 1 << 8;
-    pub(crate) const MULTI_SEND: u32 = 1 << 19;
+    use ucx_sys::ucp_op_attr_t as op;
+
+    pub(crate) const CALLBACK: u32 = op::UCP_OP_ATTR_FIELD_CALLBACK.0;
+    pub(crate) const USER_DATA: u32 = op::UCP_OP_ATTR_FIELD_USER_DATA.0;
+    pub(crate) const DATATYPE: u32 = op::UCP_OP_ATTR_FIELD_DATATYPE.0;
+    pub(crate) const FLAGS: u32 = op::UCP_OP_ATTR_FIELD_FLAGS.0;
+    pub(crate) const MEMORY_TYPE: u32 = op::UCP_OP_ATTR_FIELD_MEMORY_TYPE.0;
+    pub(crate) const MEMH: u32 = op::UCP_OP_ATTR_FIELD_MEMH.0;
+    pub(crate) const MULTI_SEND: u32 = op::UCP_OP_ATTR_FLAG_MULTI_SEND.0;
 }
 
 /// Begins an operation with `start`, which hands the parameters to UCX.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::sys;
 use nixl_core::{Error, ErrorKind, error::fail};
+use ucx_sys as sys;
 
 use super::{Api, Posted};
 
@@ -12,7 +12,6 @@ use super::{Api, Posted};
 pub(crate) struct Status(i32);
 
 impl Status {
-    pub(crate) const OK: Self = Self(0);
     pub(crate) const NO_RESOURCE: Self = Self(-2);
     pub(crate) const NO_MEMORY: Self = Self(-4);
     pub(crate) const UNREACHABLE: Self = Self(-6);
@@ -24,16 +23,15 @@ impl Status {
 
     /// What a call that may begin an operation returned.
     pub(super) fn of_pointer(pointer: sys::ucs_status_ptr_t) -> Result<Posted, Self> {
-        /// The highest addresses are codes (UCS_ERR_LAST).
-        const LAST: isize = -100;
-        match pointer as isize {
-            0 => Ok(Posted::Now),
-            code @ LAST..0 => Err(Self(code as i32)),
-            _ => Ok(Posted::Later),
+        match sys::Posted::from_ptr(pointer) {
+            sys::Posted::Done => Ok(Posted::Now),
+            sys::Posted::Pending(_) => Ok(Posted::Later),
+            sys::Posted::Failed(status) => Err(Self::of(status)),
         }
     }
 
     pub(super) fn raw(self) -> sys::ucs_status_t {
+        // Every status that is made from one fits again.
         sys::ucs_status_t(self.0 as i8)
     }
 

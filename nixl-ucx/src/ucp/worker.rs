@@ -2,10 +2,10 @@
 
 use std::{ffi::c_void, os::fd::BorrowedFd, ptr, sync::Arc};
 
-use crate::sys;
 use bytes::Bytes;
 use nixl_core::{Error, ErrorKind, Result, error::fail};
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
+use ucx_sys as sys;
 
 use super::{
     Api, Context, Status,
@@ -49,18 +49,15 @@ pub(crate) struct Entered<'a> {
     _lock: ReentrantMutexGuard<'a, ()>,
 }
 
-mod field {
-    pub(super) const THREAD_MODE: u64 = 1;
-    pub(super) const EVENTS: u64 = 1 << 2;
-}
-
 impl Worker {
     /// A worker that hands active messages with number `ids` to `sink`.
     pub(crate) fn new(context: &Context, sink: Arc<dyn Sink>, ids: &[u32]) -> Result<Self> {
         let api = context.api();
         // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
         let mut params: sys::ucp_worker_params_t = unsafe { std::mem::zeroed() };
-        params.field_mask = field::THREAD_MODE;
+        params.field_mask = sys::ucp_worker_params_field::UCP_WORKER_PARAM_FIELD_THREAD_MODE
+            .0
+            .into();
         params.thread_mode = sys::ucs_thread_mode_t::UCS_THREAD_MODE_SERIALIZED;
         let mut raw = ptr::null_mut();
         // SAFETY: INV-5, the context lives, `params` and `raw` outlive the call.
@@ -98,12 +95,17 @@ impl Worker {
     pub(crate) fn address(&self) -> Result<Bytes> {
         let _entered = self.enter();
         let api = self.0.api();
-        let (mut raw, mut len) = (ptr::null_mut(), 0);
-        // SAFETY: INV-5, the worker lives, both out-pointers outlive the call.
-        let status = unsafe { (api.fns().ucp_worker_get_address)(self.0.raw, &mut raw, &mut len) };
+        // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
+        let mut attr: sys::ucp_worker_attr_t = unsafe { std::mem::zeroed() };
+        attr.field_mask = sys::ucp_worker_attr_field::UCP_WORKER_ATTR_FIELD_ADDRESS
+            .0
+            .into();
+        // SAFETY: INV-5, the worker lives, `attr` outlives the call.
+        let status = unsafe { (api.fns().ucp_worker_query)(self.0.raw, &mut attr) };
         Status::of(status)
             .ok()
             .map_err(|s| s.error(api, "asking for a UCX worker's address"))?;
+        let (raw, len) = (attr.address, attr.address_length);
         // SAFETY: INV-5, UCX says that `len` bytes stand there until they are released below.
         let address = unsafe { std::slice::from_raw_parts(raw.cast::<u8>().cast_const(), len) };
         let address = Bytes::copy_from_slice(address);
