@@ -22,7 +22,7 @@ use ucx_sys::{Library, Search, Version};
 
 use crate::{
     address::{Address, MAX_WORKERS},
-    engine::{Dial, Engine, Foreign, OLDEST, Order, Settings},
+    engine::{Dial, Engine, Foreign, GOOD, OLDEST, Order, Settings},
     fault::unsupported,
     keys::Keys,
     shape, ucp,
@@ -311,7 +311,7 @@ impl Backend for UcxBackend {
     }
 
     fn nixl(&self) -> Option<NixlFace> {
-        let spoken = self.version >= OLDEST;
+        let spoken = self.version >= GOOD;
         Some(NixlFace {
             name: "UCX",
             conn: self.worker_address().filter(|_| spoken),

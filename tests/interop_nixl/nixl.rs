@@ -14,9 +14,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Where the wheel is installed (`cargo xtask test` does that, or `benches/peers/run.py`).
 fn venv() -> PathBuf {
+    target().join("peers/venv")
+}
+
+pub(crate) fn target() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"));
-    target.join("peers/venv")
+    target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"))
 }
 
 /// The interpreter that has the wheel; otherwise says that the test is skipped.

@@ -8,7 +8,7 @@ use std::{
 use nixl::{Agent, DescList, ForeignMetadata, Op, PeerAccess, PostOptions, Region, Request};
 use nixl_ucx::{UcxBackend, UcxConfig};
 
-use crate::nixl::{Holds, Nixl, libucp, python};
+use crate::nixl::{Holds, Nixl, libucp, python, target};
 
 /// Longest wait for anything; nothing should come near it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -59,9 +59,17 @@ pub(crate) fn agent(name: &str, library: &Path, tls: Option<&str>) -> Agent {
         .unwrap()
 }
 
-/// A libucp that the one in the NIXL wheel does not understand.
-pub(crate) fn old_libucp() -> Option<PathBuf> {
-    Some("/tmp/w/ucxlibs/v1.13.1/usr/lib/x86_64-linux-gnu/libucp.so.0".into())
+/// The libucp of that name that `cargo xtask ucx` provides, `debian` or `wheel`; otherwise says that
+/// it is skipped.
+pub(crate) fn provided(name: &str) -> Option<PathBuf> {
+    let told = std::env::var_os("XTASK_UCX").map(PathBuf::from);
+    let dir = told.unwrap_or_else(|| target().join("ucx"));
+    let file = dir.join(name).join("lib/libucp.so.0");
+    if file.exists() {
+        return Some(file);
+    }
+    println!("SKIP interop_nixl: no UCX {name} (cargo xtask ucx provides it)");
+    None
 }
 
 impl Pair {

@@ -96,13 +96,14 @@ impl Library {
             return Err(OpenError::Mixed(other));
         }
         for part in parts {
-            dlopen(part.as_os_str())?;
+            // Up to 1.13 libucm calls libucs, which is loaded after it.
+            dlopen(part.as_os_str(), libc::RTLD_LAZY)?;
         }
         if has_netlink(&path) {
             // Where there is none there is nothing to keep apart.
-            let _ = dlopen(OsStr::new(SYSTEM_NETLINK));
+            let _ = dlopen(OsStr::new(SYSTEM_NETLINK), libc::RTLD_NOW);
         }
-        Library::adopt(dlopen(path.as_os_str())?)
+        Library::adopt(dlopen(path.as_os_str(), libc::RTLD_NOW)?)
     }
 
     /// Opens the libucp that the system's linker finds, which is the one that is loaded already
@@ -112,7 +113,7 @@ impl Library {
     ///
     /// As [`Library::open`].
     pub fn open_system() -> Result<Library, OpenError> {
-        Library::adopt(dlopen(OsStr::new("libucp.so.0"))?)
+        Library::adopt(dlopen(OsStr::new("libucp.so.0"), libc::RTLD_NOW)?)
     }
 
     /// Makes a library of functions that are given: a fake one for tests.
@@ -281,11 +282,11 @@ fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-fn dlopen(path: &OsStr) -> Result<NonNull<c_void>, OpenError> {
+fn dlopen(path: &OsStr, binding: i32) -> Result<NonNull<c_void>, OpenError> {
     let path = CString::new(path.as_bytes()).map_err(|_| OpenError::NotAPath)?;
     // SAFETY: INV-5, the string is valid and NUL-terminated; INV-7, UCX's initialisers may run at
     // any time.
-    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    let handle = unsafe { libc::dlopen(path.as_ptr(), binding | libc::RTLD_LOCAL) };
     NonNull::new(handle).ok_or_else(|| OpenError::Load(dlerror()))
 }
 

@@ -32,7 +32,7 @@ pub(crate) const OLDEST: Version = Version {
     release: 0,
 };
 /// As [`OLDEST`], over whatever transport.
-const GOOD: Version = Version {
+pub(crate) const GOOD: Version = Version {
     major: 1,
     minor: 22,
     release: 0,
