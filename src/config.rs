@@ -8,6 +8,10 @@ use nixl_core::{
 };
 use serde::{Deserialize, Serialize};
 
+mod ucx;
+
+pub use ucx::UcxSection;
+
 /// Prefix of our environment variables. Unknown ones are errors; upstream's `NIXL_*` never are.
 const PREFIX: &str = "NIXL_RS_";
 
@@ -38,6 +42,8 @@ pub struct Config {
     pub tcp: TcpSection,
     /// The same-host backend.
     pub ipc: IpcSection,
+    /// UCX.
+    pub ucx: UcxSection,
 }
 
 /// `[agent]`
@@ -217,6 +223,8 @@ impl Config {
             .try_into()
             .map_err(|e| misuse(format!("configuration: {e}")))?;
         config.core()?;
+        #[cfg(feature = "ucx")]
+        config.ucx_config()?;
         Ok(config)
     }
 
@@ -291,6 +299,11 @@ impl Config {
             dir: (!self.ipc.dir.is_empty()).then(|| PathBuf::from(&self.ipc.dir)),
             ..nixl_ipc::IpcConfig::default()
         }
+    }
+
+    #[cfg(feature = "ucx")]
+    fn ucx_config(&self) -> Result<nixl_ucx::config::UcxConfig> {
+        self.ucx.config(self.policy.mode.parse()?)
     }
 
     #[cfg(feature = "tcp")]

@@ -14,10 +14,10 @@ BUILT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 WORK = BUILT / "peers"
 LIMIT = BUILT / "release" / "limit"
 OURS = BUILT / "release" / "nixl"
-PYTHON = WORK / "venv" / "bin" / "python"
-# What the virtual environment holds; `cargo xtask test` installs the same.
-REQUIRED = pathlib.Path(__file__).with_name("requirements.txt")
-NIXL = REQUIRED.read_text().split()[0]
+# The tests use it as well.
+VENV = BUILT / "ucx" / "nixl" / "venv"
+PYTHON = VENV / "bin" / "python"
+NIXL = "nixl-cu12==1.5.1"
 TIMEOUT = 150
 
 
@@ -191,18 +191,18 @@ def ours_built(say, build):
 
 
 def nixl_installed(say):
-    marker = WORK / "venv" / "installed"
-    if marker.exists() and marker.read_text() == REQUIRED.read_text():
+    marker = VENV / "installed"
+    if marker.exists() and marker.read_text() == NIXL:
         return True
-    say(f"installing {NIXL} in {WORK / 'venv'}")
-    shutil.rmtree(WORK / "venv", ignore_errors=True)
+    say(f"installing {NIXL} in {VENV}")
+    shutil.rmtree(VENV, ignore_errors=True)
     steps = [
-        [sys.executable, "-m", "venv", str(WORK / "venv")],
-        [str(PYTHON), "-m", "pip", "install", "-q", "--no-deps", "-r", str(REQUIRED)],
+        [sys.executable, "-m", "venv", str(VENV)],
+        [str(PYTHON), "-m", "pip", "install", "-q", "--no-deps", NIXL, "numpy"],
     ]
     for step in steps:
         if subprocess.run(step).returncode:
             say("NIXL: not installed")
             return False
-    marker.write_text(REQUIRED.read_text())
+    marker.write_text(NIXL)
     return True

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -18,14 +17,16 @@ use nixl_core::{
     error::fail,
     mem::Registration,
 };
-use ucx_sys::{Library, Search, Version};
+use ucx_sys::{Library, Search};
 
 use crate::{
     address::{Address, MAX_WORKERS},
-    engine::{Dial, Engine, Foreign, GOOD, OLDEST, Order, Settings},
+    config::{Plan, Report, UcxConfig, UserEnv, plan},
+    detect::Machine,
+    engine::{Dial, Engine, Order, Settings},
     fault::unsupported,
     keys::Keys,
-    shape, ucp,
+    ucp,
 };
 
 pub(crate) const UCX: BackendName = "ucx";
@@ -44,24 +45,18 @@ const HOST_MEMORY: &[(Op, MemKind, MemKind)] = &[
 /// How long the last operations may take when the backend is dropped.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Settings of a [`UcxBackend`].
+/// How a [`UcxBackend`] works, besides how UCX is set up.
 #[derive(Clone, Debug)]
-pub struct UcxConfig {
-    /// The libucp to load; `None`: the one that is found (see `ucx-sys`).
-    pub library: Option<PathBuf>,
-    /// Names without `UCX_`, and values, for `ucp_config_modify`.
-    pub settings: Vec<(String, String)>,
+pub struct Options {
     /// Workers, 1 to 64: connections are spread over them.
     pub workers: usize,
     /// How long connecting may take.
     pub connect_timeout: Duration,
 }
 
-impl Default for UcxConfig {
+impl Default for Options {
     fn default() -> Self {
         Self {
-            library: None,
-            settings: Vec::new(),
             workers: 1,
             connect_timeout: Duration::from_secs(5),
         }
@@ -70,9 +65,10 @@ impl Default for UcxConfig {
 
 /// RDMA, and whatever else libucp offers: the paths [`RDMA`], [`CMA`] and [`TCP`].
 pub struct UcxBackend {
-    config: UcxConfig,
+    options: Options,
     context: ucp::Context,
-    version: Version,
+    library: Library,
+    report: Report,
     paths: Vec<PathCaps>,
     keys: Arc<Keys>,
     node: OnceLock<Node>,
@@ -125,51 +121,64 @@ fn path_of(class: PathClass) -> PathCaps {
 }
 
 impl UcxBackend {
-    /// Loads libucp and sees what it offers on this machine.
+    /// Loads libucp, sets it up and sees what it offers on this machine.
     ///
-    /// Errors: `Unsupported` without a libucp that will do, and why; `ApiMisuse` for bad settings.
-    pub fn open(config: UcxConfig) -> Result<Self> {
-        let library = Library::find(&Search::new(config.library.as_deref()))
-            .map_err(|e| unsupported(e.to_string()))?;
-        Self::over(library, config)
+    /// Errors: `Unsupported` without a libucp that will do, and why; `ApiMisuse` for settings that
+    /// contradict each other.
+    pub fn open(config: &UcxConfig, options: Options) -> Result<Self> {
+        let search = Search::new(config.lib.as_deref());
+        let library = Library::find(&search).map_err(|e| unsupported(e.to_string()))?;
+        Self::over(library, config, options)
     }
 
     /// A backend over a libucp that is loaded already.
     ///
     /// Errors: as [`UcxBackend::open`].
-    pub fn over(library: Library, config: UcxConfig) -> Result<Self> {
-        if config.workers == 0 || config.workers > MAX_WORKERS {
+    pub fn over(library: Library, config: &UcxConfig, options: Options) -> Result<Self> {
+        if options.workers == 0 || options.workers > MAX_WORKERS {
+            let workers = options.workers;
             return Err(fail(
                 ErrorKind::ApiMisuse,
-                format!(
-                    "{} UCX workers; 1 to {MAX_WORKERS} are allowed",
-                    config.workers
-                ),
+                format!("{workers} UCX workers; 1 to {MAX_WORKERS} are allowed"),
             ));
         }
         let version = library.version();
-        let api = ucp::Api::new(library);
-        let (context, ignored) = ucp::Context::new(&api, &config.settings)?;
+        let env = UserEnv::of_process();
+        let known = Some((version.major, version.minor));
+        let Plan {
+            settings,
+            mut report,
+        } = plan(&Machine::read("/"), config, &env, known)?;
+        let api = ucp::Api::new(library.clone());
+        let (context, ignored) = ucp::Context::new(&api, &settings)?;
         for name in ignored {
-            tracing::warn!(
-                setting = name,
-                "this UCX {version} does not take UCX_{name}"
-            );
+            report.ignore(&name, "this UCX does not take it");
         }
-        let paths = paths(&context)?;
+        for warning in &report.warnings {
+            tracing::warn!("UCX: {}", warning.text);
+        }
+        let path = library.path().map(|p| p.display().to_string());
+        let path = path.unwrap_or_default();
+        tracing::info!(%version, path, profile = %report.profile, "UCX is set up");
         Ok(Self {
-            config,
+            paths: paths(&context)?,
+            options,
             context,
-            version,
-            paths,
+            library,
+            report,
             keys: Arc::default(),
             node: OnceLock::new(),
         })
     }
 
-    /// The version of the libucp that was loaded.
-    pub fn version(&self) -> Version {
-        self.version
+    /// The libucp that was loaded.
+    pub fn library(&self) -> &Library {
+        &self.library
+    }
+
+    /// How UCX was set up, and why.
+    pub fn report(&self) -> &Report {
+        &self.report
     }
 
     /// The address of the worker that NIXL's agents connect to; `None` before the agent started.
@@ -182,12 +191,12 @@ impl UcxBackend {
             let settings = Settings {
                 context: self.context.clone(),
                 keys: self.keys.clone(),
-                version: self.version,
-                connect_timeout: self.config.connect_timeout,
+                version: self.library.version(),
+                connect_timeout: self.options.connect_timeout,
             };
             Engine::start(ctx.clone(), settings)
         };
-        let engines = (0..self.config.workers)
+        let engines = (0..self.options.workers)
             .map(engine)
             .collect::<Result<_>>()?;
         let next = AtomicUsize::new(0);
@@ -199,10 +208,10 @@ impl UcxBackend {
             let why = fail(ErrorKind::ApiMisuse, "the ucx backend has not started");
             return done.failed(why);
         };
-        let card = peer.card.backend(UCX);
         if peer.card.foreign {
-            return self.reach(node, &peer, done);
+            return self.reach(&node.engines, &peer, done);
         }
+        let card = peer.card.backend(UCX);
         let address = card
             .ok_or_else(|| unsupported("the peer has no ucx backend"))
             .and_then(|card| Address::decode(&card.address));
@@ -218,37 +227,6 @@ impl UcxBackend {
             worker,
             done,
         }));
-    }
-}
-
-impl UcxBackend {
-    /// Connects to a NIXL agent, always from the worker that it was told of.
-    fn reach(&self, node: &Node, peer: &PeerAddress, done: ConnectDone) {
-        let check = || {
-            if self.version < OLDEST {
-                return Err(unsupported(format!(
-                    "UCX {} here and the one of NIXL do not understand each other; {OLDEST} or newer \
-                     is needed, better 1.22",
-                    self.version
-                )));
-            }
-            let card = peer.card.backend(UCX);
-            let card = card.ok_or_else(|| unsupported("the NIXL agent has no UCX"))?;
-            shape::check_worker_address(&card.address)?;
-            Ok(card.address.clone())
-        };
-        let address = match check() {
-            Ok(address) => address,
-            Err(why) => return done.failed(why.with_peer(&peer.card.name)),
-        };
-        let peer = peer.card.name.clone();
-        if let Some(engine) = node.engines.first() {
-            engine.order(Order::Reach(Foreign {
-                peer,
-                address,
-                done,
-            }));
-        }
     }
 }
 
@@ -298,7 +276,7 @@ impl Backend for UcxBackend {
     fn start(&self, ctx: Context) -> Result<Bytes> {
         let node = self.make_node(&ctx)?;
         let address = Address {
-            version: self.version,
+            version: self.library.version(),
             workers: node.engines.iter().map(|e| e.address().clone()).collect(),
         };
         self.node.set(node).map_err(|_| {
@@ -311,12 +289,7 @@ impl Backend for UcxBackend {
     }
 
     fn nixl(&self) -> Option<NixlFace> {
-        let spoken = self.version >= GOOD;
-        Some(NixlFace {
-            name: "UCX",
-            conn: self.worker_address().filter(|_| spoken),
-            paths: self.paths.iter().map(|caps| caps.path).collect(),
-        })
+        Some(self.face())
     }
 
     fn register(&self, region: &Region) -> Result<Option<Box<dyn Registration>>> {

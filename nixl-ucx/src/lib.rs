@@ -11,11 +11,12 @@ pub mod detect;
 mod endpoint;
 mod engine;
 mod fault;
+mod foreign;
 mod imports;
 mod keys;
 pub mod shape;
 mod ucp;
 mod wire;
 
-pub use backend::{CMA, RDMA, TCP, UcxBackend, UcxConfig};
+pub use backend::{CMA, Options, RDMA, TCP, UcxBackend};
 pub use ucx_sys::Version;

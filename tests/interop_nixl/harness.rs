@@ -70,6 +70,7 @@ fn the_check_finds_a_wrong_byte() {
     let Some(python) = python() else { return };
     let mut a = Nixl::start(&python, "nixl-a", None);
     a.alloc("r", BLOCKS, BLOCK);
+    a.check("r", &[Holds::Blank; BLOCKS as usize]);
     a.fill("r", 1);
     a.check("r", &filled(1));
     let e = a.ask("check r 1:0").unwrap_err();

@@ -5,8 +5,8 @@ use std::time::Instant;
 use nixl::{ErrorKind, Op, PeerAccess};
 
 use crate::{
-    nixl::{Job, Nixl, python},
-    ours::{BLOCK, LIMIT, OURS, Pair, agent, list, pair, provided, region, scattered, strangers},
+    nixl::{Job, Nixl, libucp, python},
+    ours::{BLOCK, LIMIT, OURS, Pair, agent, list, pair, region, scattered, strangers},
 };
 
 fn read<'a>(base: u64, blocks: &'a [u64]) -> Job<'a> {
@@ -192,7 +192,7 @@ fn a_request_to_a_dead_nixl_agent_ends() {
 /// stays in progress.
 #[test]
 fn ucx_versions_that_do_not_understand_each_other_end_in_an_error() {
-    let Some(old) = provided("debian") else {
+    let Some(old) = libucp("debian") else {
         return;
     };
     let Some(python) = python() else { return };

@@ -12,44 +12,31 @@ use std::{
 /// Longest wait for one answer; starting takes seconds, nothing else should.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Where the wheel is installed (`cargo xtask test` does that, or `benches/peers/run.py`).
-fn venv() -> PathBuf {
-    target().join("peers/venv")
+/// Where `cargo xtask ucx` (and so `cargo xtask test`) puts UCX and NIXL.
+fn provided() -> PathBuf {
+    let told = std::env::var_os("XTASK_UCX").map(PathBuf::from);
+    told.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/ucx"))
 }
 
-pub(crate) fn target() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"))
-}
-
-/// The interpreter that has the wheel; otherwise says that the test is skipped.
+/// The interpreter that has the NIXL wheel; otherwise says that the test is skipped.
 pub(crate) fn python() -> Option<PathBuf> {
-    let dir = venv();
-    let python = dir.join("bin/python");
-    if dir.join("installed").exists() && python.exists() {
+    let venv = provided().join("nixl/venv");
+    let python = venv.join("bin/python");
+    if venv.join("installed").exists() && python.exists() {
         return Some(python);
     }
-    println!(
-        "SKIP interop_nixl: the nixl-cu12 wheel is not installed (cargo xtask test installs it)"
-    );
+    println!("SKIP interop_nixl: the nixl-cu12 wheel is not installed (cargo xtask ucx)");
     None
 }
 
-/// The libucp that the wheel bundles.
-pub(crate) fn libucp() -> Option<PathBuf> {
-    let dirs = venv().join("lib").read_dir().ok()?;
-    let libs = dirs
-        .flatten()
-        .map(|dir| dir.path().join("site-packages/nixl_cu12.libs"));
-    let files = libs
-        .filter_map(|dir| dir.read_dir().ok())
-        .flatten()
-        .flatten();
-    let mut paths = files.map(|file| file.path());
-    paths.find(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("libucp-") && name.contains(".so")
-    })
+/// The libucp of that name, `debian`, `wheel` or `nixl`; otherwise says that it is skipped.
+pub(crate) fn libucp(name: &str) -> Option<PathBuf> {
+    let dir = provided().join(name).join("lib");
+    if dir.is_dir() {
+        return Some(dir);
+    }
+    println!("SKIP interop_nixl: no UCX {name} (cargo xtask ucx)");
+    None
 }
 
 /// A running NIXL agent; killed when it goes.
@@ -124,11 +111,6 @@ impl Nixl {
         };
         nixl.call(&format!("start {name} 1"));
         nixl
-    }
-
-    /// The process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// What it answers to a command, or the error that it raised.

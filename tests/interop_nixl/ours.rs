@@ -1,14 +1,11 @@
 //! Our agent and a NIXL agent that know each other, each with one region.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use nixl::{Agent, DescList, ForeignMetadata, Op, PeerAccess, PostOptions, Region, Request};
-use nixl_ucx::{UcxBackend, UcxConfig};
+use nixl_ucx::{Options, UcxBackend, config::UcxConfig};
 
-use crate::nixl::{Holds, Nixl, libucp, python, target};
+use crate::nixl::{Holds, Nixl, libucp, python};
 
 /// Longest wait for anything; nothing should come near it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -30,46 +27,36 @@ pub(crate) struct Pair {
 /// Starts both, with the libucp that the NIXL wheel bundles, over `tls` if that is said.
 /// `None` where the wheel is not installed.
 pub(crate) fn strangers(tls: Option<&str>) -> Option<Pair> {
-    let nixl = Nixl::start(&python()?, "nixl", tls);
-    let agent = agent("ours", &libucp().expect("the wheel has a libucp"), tls);
-    Some(Pair::new(agent, nixl))
+    on("nixl", tls)
+}
+
+/// [`strangers`] with the libucp of that name.
+pub(crate) fn on(library: &str, tls: Option<&str>) -> Option<Pair> {
+    let (python, library) = (python()?, libucp(library)?);
+    let nixl = Nixl::start(&python, "nixl", tls);
+    Some(Pair::new(agent("ours", &library, tls), nixl))
 }
 
 /// [`strangers`] that have loaded each other.
 pub(crate) fn pair(tls: Option<&str>) -> Option<Pair> {
     let mut pair = strangers(tls)?;
-    let (ours, theirs) = (pair.agent.metadata().unwrap(), pair.nixl.metadata());
-    assert_eq!(pair.agent.load_metadata(&theirs).unwrap(), "nixl");
-    assert_eq!(pair.nixl.load(&ours).unwrap(), "ours");
+    pair.introduce();
     Some(pair)
 }
 
 /// An agent with the UCX backend on `library` and no other.
 pub(crate) fn agent(name: &str, library: &Path, tls: Option<&str>) -> Agent {
-    let settings = tls.map(|tls| ("TLS".to_owned(), tls.to_owned()));
-    let backend = UcxBackend::open(UcxConfig {
-        library: Some(library.to_owned()),
-        settings: settings.into_iter().collect(),
-        ..UcxConfig::default()
-    });
+    let mut config = UcxConfig::default();
+    config.lib = Some(library.to_owned());
+    if let Some(tls) = tls {
+        config.set("TLS", tls).unwrap();
+    }
+    let backend = UcxBackend::open(&config, Options::default());
     Agent::builder(name)
         .backend(backend.unwrap())
         .foreign_metadata(ForeignMetadata::Accept)
         .build()
         .unwrap()
-}
-
-/// The libucp of that name that `cargo xtask ucx` provides, `debian` or `wheel`; otherwise says that
-/// it is skipped.
-pub(crate) fn provided(name: &str) -> Option<PathBuf> {
-    let told = std::env::var_os("XTASK_UCX").map(PathBuf::from);
-    let dir = told.unwrap_or_else(|| target().join("ucx"));
-    let file = dir.join(name).join("lib/libucp.so.0");
-    if file.exists() {
-        return Some(file);
-    }
-    println!("SKIP interop_nixl: no UCX {name} (cargo xtask ucx provides it)");
-    None
 }
 
 impl Pair {
@@ -84,6 +71,13 @@ impl Pair {
         };
         pair.fill();
         pair
+    }
+
+    /// Has each load the other's metadata.
+    pub(crate) fn introduce(&mut self) {
+        let (ours, theirs) = (self.agent.metadata().unwrap(), self.nixl.metadata());
+        assert_eq!(self.agent.load_metadata(&theirs).unwrap(), "nixl");
+        assert_eq!(self.nixl.load(&ours).unwrap(), "ours");
     }
 
     /// Fills both regions with bytes that name each block.

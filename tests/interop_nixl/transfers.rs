@@ -4,7 +4,7 @@ use nixl::{Op, negotiate::Demand};
 
 use crate::{
     nixl::Job,
-    ours::{BLOCK, LIMIT, Pair, pair, scattered},
+    ours::{BLOCK, LIMIT, on, pair, scattered},
 };
 
 /// The transports to go over: what UCX picks, and sockets.
@@ -64,6 +64,30 @@ fn nixl_reads_and_writes() {
                 pair.fill();
             }
         }
+    }
+}
+
+/// Another UCX than NIXL's own, of a version that it understands.
+#[test]
+fn a_libucp_of_1_22_does() {
+    let Some(mut pair) = on("wheel", None) else {
+        return;
+    };
+    pair.introduce();
+    let (ours, theirs) = (scattered(30, 1), scattered(30, 9));
+    for op in [Op::Read, Op::Write] {
+        pair.run(op, &ours, &theirs, b"done");
+        pair.check(op == Op::Read, &ours, &theirs);
+        assert_eq!(pair.nixl.notifications(1)[0].1, b"done");
+        pair.fill();
+    }
+    let base = pair.region.addr();
+    for op in ["READ", "WRITE"] {
+        pair.nixl.transfer(&job(op, &theirs, base, &ours, b"done"));
+        pair.check(op == "WRITE", &ours, &theirs);
+        let got = pair.agent.wait_notification(LIMIT).expect("a notification");
+        assert_eq!(&got.data[..], b"done");
+        pair.fill();
     }
 }
 

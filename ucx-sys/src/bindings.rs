@@ -844,74 +844,6 @@ impl ::core::ops::BitAndAssign for ucp_ep_close_flags_t {
 #[repr(transparent)]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
 pub struct ucp_ep_close_flags_t(pub core::ffi::c_uint);
-impl ucp_ep_perf_param_field {
-    pub const UCP_EP_PERF_PARAM_FIELD_MESSAGE_SIZE: ucp_ep_perf_param_field = ucp_ep_perf_param_field(
-        1,
-    );
-}
-impl ::core::ops::BitOr<ucp_ep_perf_param_field> for ucp_ep_perf_param_field {
-    type Output = Self;
-    #[inline]
-    fn bitor(self, other: Self) -> Self {
-        ucp_ep_perf_param_field(self.0 | other.0)
-    }
-}
-impl ::core::ops::BitOrAssign for ucp_ep_perf_param_field {
-    #[inline]
-    fn bitor_assign(&mut self, rhs: ucp_ep_perf_param_field) {
-        self.0 |= rhs.0;
-    }
-}
-impl ::core::ops::BitAnd<ucp_ep_perf_param_field> for ucp_ep_perf_param_field {
-    type Output = Self;
-    #[inline]
-    fn bitand(self, other: Self) -> Self {
-        ucp_ep_perf_param_field(self.0 & other.0)
-    }
-}
-impl ::core::ops::BitAndAssign for ucp_ep_perf_param_field {
-    #[inline]
-    fn bitand_assign(&mut self, rhs: ucp_ep_perf_param_field) {
-        self.0 &= rhs.0;
-    }
-}
-#[repr(transparent)]
-#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
-pub struct ucp_ep_perf_param_field(pub core::ffi::c_uint);
-impl ucp_ep_perf_attr_field {
-    pub const UCP_EP_PERF_ATTR_FIELD_ESTIMATED_TIME: ucp_ep_perf_attr_field = ucp_ep_perf_attr_field(
-        1,
-    );
-}
-impl ::core::ops::BitOr<ucp_ep_perf_attr_field> for ucp_ep_perf_attr_field {
-    type Output = Self;
-    #[inline]
-    fn bitor(self, other: Self) -> Self {
-        ucp_ep_perf_attr_field(self.0 | other.0)
-    }
-}
-impl ::core::ops::BitOrAssign for ucp_ep_perf_attr_field {
-    #[inline]
-    fn bitor_assign(&mut self, rhs: ucp_ep_perf_attr_field) {
-        self.0 |= rhs.0;
-    }
-}
-impl ::core::ops::BitAnd<ucp_ep_perf_attr_field> for ucp_ep_perf_attr_field {
-    type Output = Self;
-    #[inline]
-    fn bitand(self, other: Self) -> Self {
-        ucp_ep_perf_attr_field(self.0 & other.0)
-    }
-}
-impl ::core::ops::BitAndAssign for ucp_ep_perf_attr_field {
-    #[inline]
-    fn bitand_assign(&mut self, rhs: ucp_ep_perf_attr_field) {
-        self.0 &= rhs.0;
-    }
-}
-#[repr(transparent)]
-#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
-pub struct ucp_ep_perf_attr_field(pub core::ffi::c_uint);
 impl ucp_mem_map_params_field {
     pub const UCP_MEM_MAP_PARAM_FIELD_ADDRESS: ucp_mem_map_params_field = ucp_mem_map_params_field(
         1,
@@ -1176,17 +1108,15 @@ impl ucp_dt_type {
 #[repr(transparent)]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
 pub struct ucp_dt_type(pub core::ffi::c_uint);
-pub const UCP_MEM_MAP_NONBLOCK: _bindgen_ty_4 = 1;
-pub const UCP_MEM_MAP_ALLOCATE: _bindgen_ty_4 = 2;
-pub const UCP_MEM_MAP_FIXED: _bindgen_ty_4 = 4;
-pub const UCP_MEM_MAP_SYMMETRIC_RKEY: _bindgen_ty_4 = 8;
-pub const UCP_MEM_MAP_LOCK: _bindgen_ty_4 = 16;
-pub type _bindgen_ty_4 = core::ffi::c_uint;
-pub const UCP_MEM_MAP_PROT_LOCAL_READ: _bindgen_ty_5 = 1;
-pub const UCP_MEM_MAP_PROT_LOCAL_WRITE: _bindgen_ty_5 = 2;
-pub const UCP_MEM_MAP_PROT_REMOTE_READ: _bindgen_ty_5 = 256;
-pub const UCP_MEM_MAP_PROT_REMOTE_WRITE: _bindgen_ty_5 = 512;
-pub type _bindgen_ty_5 = core::ffi::c_uint;
+pub const UCP_MEM_MAP_NONBLOCK: u32 = 1;
+pub const UCP_MEM_MAP_ALLOCATE: u32 = 2;
+pub const UCP_MEM_MAP_FIXED: u32 = 4;
+pub const UCP_MEM_MAP_SYMMETRIC_RKEY: u32 = 8;
+pub const UCP_MEM_MAP_LOCK: u32 = 16;
+pub const UCP_MEM_MAP_PROT_LOCAL_READ: u32 = 1;
+pub const UCP_MEM_MAP_PROT_LOCAL_WRITE: u32 = 2;
+pub const UCP_MEM_MAP_PROT_REMOTE_READ: u32 = 256;
+pub const UCP_MEM_MAP_PROT_REMOTE_WRITE: u32 = 512;
 impl ucp_am_cb_flags {
     pub const UCP_AM_FLAG_WHOLE_MSG: ucp_am_cb_flags = ucp_am_cb_flags(1);
     pub const UCP_AM_FLAG_PERSISTENT_DATA: ucp_am_cb_flags = ucp_am_cb_flags(2);

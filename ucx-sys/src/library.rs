@@ -19,6 +19,15 @@ const FLOOR: (u32, u32) = (1, 13);
 /// What libucp is made of besides itself, each after what it needs.
 const PARTS: [&str; 3] = ["libucm", "libucs", "libuct"];
 
+/// A NIXL wheel bundles libibverbs and libnl, but its module for EFA needs the system's libefa, which
+/// needs the system's libibverbs and libnl. Loaded after the bundled ones, the system's libnl
+/// registers itself in the tables of the bundled one, and its destructor crashes the process when it
+/// exits. Loaded before them, each keeps to itself.
+const EFA: &str = "libefa.so.1";
+
+/// The module that needs [`EFA`], where a wheel has renamed the parts of UCX.
+const EFA_MODULE: &str = "libuct_ib_efa.so.0.0.0";
+
 /// A version of UCX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
@@ -95,13 +104,20 @@ impl Library {
         if let Some(other) = loaded_elsewhere(&path, &parts) {
             return Err(OpenError::Mixed(other));
         }
-        for part in parts {
-            // Up to 1.13 libucm calls libucs, which is loaded after it.
-            dlopen(part.as_os_str(), libc::RTLD_LAZY)?;
+        if parts.is_empty() && modules_of(&path).join(EFA_MODULE).exists() {
+            // Where it is not installed, the module stays out, which is no error.
+            let _ = dlopen(OsStr::new(EFA), libc::RTLD_NOW);
         }
-        if has_netlink(&path) {
-            // Where there is none there is nothing to keep apart.
-            let _ = dlopen(OsStr::new(SYSTEM_NETLINK), libc::RTLD_NOW);
+        for part in parts {
+            // libucm names functions of libucs without saying that it needs it. They are found
+            // once libucp, which says so, is there.
+            let alone = file_name(&part).starts_with(PARTS[0]);
+            let bind = if alone {
+                libc::RTLD_LAZY
+            } else {
+                libc::RTLD_NOW
+            };
+            dlopen(part.as_os_str(), bind)?;
         }
         Library::adopt(dlopen(path.as_os_str(), libc::RTLD_NOW)?)
     }
@@ -154,7 +170,7 @@ impl Library {
         let symbols = unsafe { Symbols::resolve(&mut symbol) }.map_err(OpenError::Symbols)?;
         let path = file_of(get_version);
         let ucs = dlsym(handle, c"ucs_status_string").and_then(file_of);
-        let module_dir = ucs.and_then(|file| Some(file.parent()?.join("ucx")));
+        let module_dir = ucs.map(|file| modules_of(&file));
         Ok(Library {
             symbols,
             version,
@@ -218,6 +234,11 @@ fn supported(version: Version) -> Result<(), OpenError> {
     Err(OpenError::Version(version))
 }
 
+/// Where UCX looks for the transports of the `libucp`.
+pub(crate) fn modules_of(libucp: &Path) -> PathBuf {
+    libucp.with_file_name("ucx")
+}
+
 /// `path` if it is a file, else the libucp in it: `libucp.so.0`, or one that a wheel renamed.
 pub(crate) fn libucp_at(path: &Path) -> Option<PathBuf> {
     if path.is_file() {
@@ -264,29 +285,15 @@ fn loaded_elsewhere(libucp: &Path, parts: &[PathBuf]) -> Option<PathBuf> {
     })
 }
 
-/// The system's libnl-route. A wheel's EFA module needs it (by the system's libefa) and the wheel's
-/// own besides, which have the same symbols: loaded after the other, the system's one would find the
-/// wheel's functions, and crash in its destructors when the process ends. Loaded before, and alone,
-/// it finds its own.
-const SYSTEM_NETLINK: &str = "libnl-route-3.so.200";
-
-/// Whether a wheel brings its own libnl-route.
-fn has_netlink(libucp: &Path) -> bool {
-    let files = libucp.parent().and_then(|dir| dir.read_dir().ok());
-    files.is_some_and(|mut files| {
-        files.any(|f| f.is_ok_and(|f| file_name(&f.path()).starts_with("libnl-route-3-")))
-    })
-}
-
 fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-fn dlopen(path: &OsStr, binding: i32) -> Result<NonNull<c_void>, OpenError> {
+fn dlopen(path: &OsStr, bind: libc::c_int) -> Result<NonNull<c_void>, OpenError> {
     let path = CString::new(path.as_bytes()).map_err(|_| OpenError::NotAPath)?;
     // SAFETY: INV-5, the string is valid and NUL-terminated; INV-7, UCX's initialisers may run at
     // any time.
-    let handle = unsafe { libc::dlopen(path.as_ptr(), binding | libc::RTLD_LOCAL) };
+    let handle = unsafe { libc::dlopen(path.as_ptr(), bind | libc::RTLD_LOCAL) };
     NonNull::new(handle).ok_or_else(|| OpenError::Load(dlerror()))
 }
 
@@ -322,4 +329,69 @@ fn file_of(address: NonNull<c_void>) -> Option<PathBuf> {
     let name = unsafe { CStr::from_ptr(info.dli_fname) };
     let path = Path::new(OsStr::from_bytes(name.to_bytes()));
     Some(path.canonicalize().unwrap_or_else(|_| path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" fn version<const MINOR: u32>(
+        major: *mut u32,
+        minor: *mut u32,
+        release: *mut u32,
+    ) {
+        for (at, value) in [(major, 1), (minor, MINOR), (release, 7)] {
+            // SAFETY: INV-5, the caller's pointers are valid.
+            unsafe { at.write(value) };
+        }
+    }
+
+    /// A table of nothing: its functions are never called, but for the one that is given.
+    fn table(get_version: GetVersion) -> Symbols {
+        extern "C" fn nothing() {}
+        let address = NonNull::new(nothing as extern "C" fn() as *mut c_void);
+        // SAFETY: INV-7, none of these is called.
+        let mut table = unsafe { Symbols::resolve(&mut |_| address) }.unwrap();
+        table.ucp_get_version = get_version;
+        table
+    }
+
+    fn fake(get_version: GetVersion) -> Result<Library, OpenError> {
+        // SAFETY: INV-7, a Rust function of that type.
+        unsafe { Library::from_symbols(table(get_version)) }
+    }
+
+    #[test]
+    fn rust_functions_make_a_library() {
+        let library = fake(version::<22>).unwrap();
+        assert_eq!(library.version().to_string(), "1.22.7");
+        assert_eq!((library.path(), library.modules()), (None, Vec::new()));
+    }
+
+    #[test]
+    fn an_old_library_is_refused() {
+        assert!(fake(version::<13>).is_ok());
+        let why = fake(version::<12>).unwrap_err();
+        assert_eq!(
+            why.to_string(),
+            "is UCX 1.12.7; 1.13 or a later 1.x is needed"
+        );
+    }
+
+    #[test]
+    fn missing_functions_are_named_unless_they_are_optional() {
+        extern "C" fn nothing() {}
+        let address = NonNull::new(nothing as extern "C" fn() as *mut c_void);
+        let lacking = |names: &'static [&str]| {
+            let mut resolve = |name: &CStr| {
+                let lacks = names.contains(&name.to_str().unwrap());
+                if lacks { None } else { address }
+            };
+            // SAFETY: INV-7, none of these is called.
+            unsafe { Symbols::resolve(&mut resolve) }
+        };
+        assert!(lacking(&["ucp_memh_pack"]).unwrap().ucp_memh_pack.is_none());
+        let missing = lacking(&["ucp_put_nbx", "ucp_cleanup"]).unwrap_err();
+        assert_eq!(missing, ["ucp_cleanup", "ucp_put_nbx"]);
+    }
 }

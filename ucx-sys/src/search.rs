@@ -6,11 +6,11 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::library::{Library, OpenError, libucp_at};
+use crate::library::{Library, OpenError, libucp_at, modules_of};
 use crate::process;
 
 /// Names libucp for a process whose configuration does not.
-pub const VARIABLE: &str = "NIXL_RS_UCX_LIB";
+const VARIABLE: &str = "NIXL_RS_UCX_LIB";
 
 /// Where to look. [`Library::find`] does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,9 +167,8 @@ impl Place {
             At::Nowhere => false,
             At::Path(path) => {
                 let file = libucp_at(path).unwrap_or_else(|| path.clone());
-                let modules = file.parent().map(|dir| dir.join("ucx"));
-                let names = modules.and_then(|dir| fs::read_dir(dir).ok());
-                names.into_iter().flatten().flatten().any(|entry| {
+                let modules = fs::read_dir(modules_of(&file)).into_iter().flatten();
+                modules.flatten().any(|entry| {
                     entry
                         .file_name()
                         .to_string_lossy()
@@ -268,4 +267,80 @@ fn sorted(dir: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.sort();
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn search(explicit: Option<&str>, variables: &[(&str, &Path)], rdma: bool) -> Vec<Place> {
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.as_os_str().to_owned())
+        };
+        Search::with(explicit.map(Path::new), variable, rdma).places
+    }
+
+    #[test]
+    fn what_is_named_is_all_that_is_looked_at() {
+        let variables = [(VARIABLE, Path::new("/b"))];
+        let places = search(Some("/a"), &variables, true);
+        assert_eq!(places, [Place::path("configured path", "/a".into())]);
+        let places = search(None, &variables, false);
+        assert_eq!(places, [Place::path(VARIABLE, "/b".into())]);
+    }
+
+    #[test]
+    fn nothing_at_all_still_leaves_the_system() {
+        let places = search(None, &[], false);
+        assert_eq!(places[0].at, At::Nowhere);
+        assert_eq!(places.last().unwrap().at, At::System);
+    }
+
+    #[test]
+    fn an_environment_without_ucx_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = &search(None, &[("VIRTUAL_ENV", dir.path())], false)[0];
+        let name = format!(
+            "VIRTUAL_ENV {}, libucx-cu12 or a NIXL wheel",
+            dir.path().display()
+        );
+        assert_eq!(*place, Place::nowhere(name));
+    }
+
+    #[test]
+    fn a_module_for_infiniband_comes_first_where_there_is_a_device() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = dir.path().join("lib/python3.12/site-packages");
+        for libs in ["nixl_cu12.libs", "libucx/lib"] {
+            fs::create_dir_all(site.join(libs).join("ucx")).unwrap();
+            fs::write(site.join(libs).join("libucp.so.0"), "").unwrap();
+        }
+        fs::write(site.join("libucx/lib/ucx/libuct_ib.so.0"), "").unwrap();
+        let order = |rdma| -> Vec<bool> {
+            let places = search(None, &[("VIRTUAL_ENV", dir.path())], rdma);
+            let named = |place: &Place| place.name.ends_with("libucx");
+            places[..2].iter().map(named).collect()
+        };
+        assert_eq!(order(false), [false, true]);
+        assert_eq!(order(true), [true, false]);
+    }
+
+    #[test]
+    fn the_error_names_every_place_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = [("VIRTUAL_ENV", dir.path())];
+        let mut places = search(None, &empty, false);
+        // The system may have one; another file that is not there stands in for it.
+        places.retain(|place| place.at != At::System);
+        places.push(Place::path("system", "/nonexistent".into()));
+        let said = Library::find(&Search { places }).unwrap_err().to_string();
+        let (first, second) = said.split_once("; ").unwrap();
+        let none = format!(
+            "VIRTUAL_ENV {}, libucx-cu12 or a NIXL wheel: no libucp there",
+            dir.path().display()
+        );
+        assert!(first.ends_with(&none), "{said}");
+        assert_eq!(second, "system, /nonexistent: no libucp there");
+    }
 }

@@ -78,7 +78,7 @@ impl Agent {
         let arrived = || !shared.inbox.lock().is_empty();
         if !shared.runtime.is_threaded() {
             shared.runtime.wait(deadline, arrived);
-        } else if !shared.runtime.spin_until(arrived) {
+        } else if !shared.runtime.spin_until(deadline, arrived) {
             shared.await_arrival(deadline);
         }
         self.take_notification()

@@ -350,7 +350,7 @@ fn merge(
 /// Cuts at most [`CHUNK_BYTES`] and [`CHUNK_BLOCKS`] a chunk; smaller requests in more, smaller
 /// chunks, so that several threads have work.
 fn cut(segments: &[Segment], list: &LocalList, bytes: u64) -> Result<Box<[ChunkStart]>> {
-    let most = (bytes / 16).clamp(CHUNK_MIN, CHUNK_BYTES);
+    let most = (bytes / 8).clamp(CHUNK_MIN, CHUNK_BYTES);
     let by_blocks = (segments.len() / CHUNK_BLOCKS) as u64;
     let mut chunks = reserve(bytes / most + by_blocks + 2)?;
     let (mut room, mut blocks) = (0, 0);

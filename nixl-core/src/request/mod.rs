@@ -254,7 +254,7 @@ impl Inner {
             runtime.wait(deadline, ended);
             return self.state.phase();
         }
-        if runtime.spin_until(ended) {
+        if runtime.spin_until(deadline, ended) {
             return self.state.phase();
         }
         self.state

@@ -3,6 +3,7 @@
 //! Backends own no threads. They watch file descriptors and spawn tasks; under
 //! [`Progress::Caller`] the same work runs inside `Agent::progress`.
 
+mod pollers;
 mod pool;
 mod reactor;
 #[cfg(test)]
@@ -19,9 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use pollers::Pollers;
 use pool::Pool;
-use reactor::Reactor;
 pub use reactor::{Readiness, Watch, WatchToken};
 pub use turn::Turn;
 
@@ -29,10 +30,11 @@ use crate::Result;
 
 /// Longest slice of work inside one `Agent::progress` call.
 const CALLER_SLICE: Duration = Duration::from_millis(1);
+/// How long the progress thread works on a task that it queued itself before a copy thread goes
+/// on: waking one takes a good part of that, and more where it has to wait for a processor.
+const HELP: Duration = Duration::from_micros(250);
 /// Longest sleep of the progress thread: bounds how late a newly set, near deadline is seen.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
-/// How long the progress thread leaves the reactor to a caller that polls.
-const NAP: Duration = Duration::from_micros(100);
 
 /// When `timeout` is over; some decades on for times that no clock can hold (`Duration::MAX`).
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
@@ -84,25 +86,18 @@ pub trait Tick: Send + Sync + 'static {
 pub struct Runtime(Arc<Inner>);
 
 struct Inner {
-    reactor: Reactor,
+    pollers: Pollers,
     pool: Pool,
     threaded: bool,
     spin: Duration,
     stop: AtomicBool,
     tickers: Mutex<Vec<Weak<dyn Tick>>>,
-    epoch: Instant,
-    /// When the progress thread means to wake up, in nanoseconds since `epoch`.
+    /// When the progress thread means to wake up, in nanoseconds of [`Pollers::nanos`].
     wakes_at: AtomicU64,
     /// The earliest tick that was asked for since the tickers last ran.
     due: AtomicU64,
     /// Callers asleep in `progress`, where there is no progress thread.
     sleepers: AtomicUsize,
-    /// Callers that poll the reactor right now, and when one last did.
-    pollers: AtomicUsize,
-    polled_at: AtomicU64,
-    /// Where the progress thread naps while a caller polls.
-    nap: Mutex<()>,
-    nap_over: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -115,20 +110,15 @@ impl Runtime {
             Progress::Caller => (false, 0),
         };
         let inner = Arc::new(Inner {
-            reactor: Reactor::new()?,
+            pollers: Pollers::new(Instant::now())?,
             pool: Pool::new(copiers),
             threaded,
             spin,
             stop: AtomicBool::new(false),
             tickers: Mutex::new(Vec::new()),
-            epoch: Instant::now(),
             wakes_at: AtomicU64::new(0),
             due: AtomicU64::new(u64::MAX),
             sleepers: AtomicUsize::new(0),
-            pollers: AtomicUsize::new(0),
-            polled_at: AtomicU64::new(0),
-            nap: Mutex::new(()),
-            nap_over: Condvar::new(),
             threads: Mutex::new(Vec::new()),
         });
         let runtime = Self(inner);
@@ -179,23 +169,23 @@ impl Runtime {
     /// Calls `handler` on every edge of readiness of `fd` (epoll, edge-triggered, in and out).
     /// The caller keeps `fd` open until the token is dropped. Calls may overlap.
     pub fn watch(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Watch>) -> Result<WatchToken> {
-        self.0.reactor.watch(fd, handler)
+        self.0.pollers.reactor.watch(fd, handler)
     }
 
     /// Calls `tick` now and then at the times it asks for, for as long as it is alive.
     pub fn add_ticker(&self, ticker: Weak<dyn Tick>) {
         self.0.tickers.lock().push(ticker);
-        self.0.reactor.wake();
+        self.0.pollers.reactor.wake();
     }
 
     /// Makes sure that tickers run at `at` or soon after. Free when that is later than the next
     /// planned wake-up.
     pub fn tick_by(&self, at: Instant) {
-        let at = self.0.nanos(at);
+        let at = self.0.pollers.nanos(at);
         // Note, then look: whoever is about to sleep says until when, then looks at the note.
         self.0.due.fetch_min(at, Ordering::SeqCst);
         if at < self.0.wakes_at.load(Ordering::SeqCst) {
-            self.0.reactor.wake();
+            self.0.pollers.reactor.wake();
         }
         self.0.wake_sleepers();
     }
@@ -222,32 +212,40 @@ impl Runtime {
         }
     }
 
-    /// Spins for at most the spin time, polling the reactor from the calling thread.
-    pub(crate) fn spin_until(&self, mut done: impl FnMut() -> bool) -> bool {
-        self.0.pollers.fetch_add(1, Ordering::Relaxed);
-        let begun = Instant::now();
+    /// Spins for at most the spin time, polling the reactor from the calling thread and running
+    /// queued tasks: whoever waits for a copy is the first who can begin it. True if `done`.
+    pub(crate) fn spin_until(&self, deadline: Instant, mut done: impl FnMut() -> bool) -> bool {
+        let pollers = &self.0.pollers;
+        pollers.enter();
+        let mut begun = Instant::now();
         let ended = loop {
             if done() {
                 break true;
             }
-            self.0.reactor.poll(Duration::ZERO);
-            let now = Instant::now();
-            self.0.polled_at.store(self.0.nanos(now), Ordering::Relaxed);
-            if now - begun >= self.0.spin {
+            pollers.pause();
+            let helped = self.0.pool.run_one(deadline);
+            pollers.enter();
+            if helped {
+                begun = Instant::now();
+                continue;
+            }
+            let now = pollers.poll();
+            if now - begun >= self.0.spin || now >= deadline {
                 break done();
             }
             // Whoever is to answer may have been put on this core.
             std::thread::yield_now();
         };
-        let last = self.0.pollers.fetch_sub(1, Ordering::Relaxed) == 1;
-        if last && !ended {
-            self.0.end_nap();
+        if ended {
+            pollers.pause();
+        } else {
+            pollers.give_up();
         }
         ended
     }
 
     fn poll(&self) {
-        self.0.reactor.poll(Duration::ZERO);
+        self.0.pollers.reactor.poll(Duration::ZERO);
     }
 
     /// One slice of ≤ 1 ms of work, waiting at most `wait` for something to do. True if anything
@@ -256,7 +254,7 @@ impl Runtime {
         let now = Instant::now();
         let until = now + CALLER_SLICE;
         let next = now + self.0.own_tickers(now);
-        let mut any = self.0.reactor.poll(Duration::ZERO) > 0;
+        let mut any = self.0.pollers.reactor.poll(Duration::ZERO) > 0;
         any |= self.0.pool.run_some(until);
         if !any && !wait.is_zero() {
             any = self.0.doze(next.min(later(now, wait))) > 0;
@@ -269,7 +267,7 @@ impl Runtime {
     pub fn stop(&self) {
         self.0.stop.store(true, Ordering::Release);
         self.0.pool.stop();
-        self.0.reactor.wake();
+        self.0.pollers.reactor.wake();
         let me = std::thread::current().id();
         for handle in std::mem::take(&mut *self.0.threads.lock()) {
             if handle.thread().id() != me {
@@ -280,13 +278,9 @@ impl Runtime {
 }
 
 impl Inner {
-    fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
-    }
-
     fn wake_sleepers(&self) {
         if !self.threaded && self.sleepers.load(Ordering::SeqCst) > 0 {
-            self.reactor.wake();
+            self.pollers.reactor.wake();
         }
     }
 
@@ -296,13 +290,13 @@ impl Inner {
         // Announced, so whatever comes from here on wakes us.
         let now = Instant::now();
         let due = Duration::from_nanos(self.due.load(Ordering::SeqCst));
-        let until = until.min(later(self.epoch, due));
+        let until = until.min(later(self.pollers.epoch, due));
         let sleep = if self.pool.is_empty() {
             until.saturating_duration_since(now)
         } else {
             Duration::ZERO
         };
-        let events = self.reactor.poll(sleep);
+        let events = self.pollers.reactor.poll(sleep);
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         events
     }
@@ -346,11 +340,10 @@ impl Inner {
         let mut next_tick = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             let now = Instant::now();
-            if now >= next_tick || self.nanos(now) >= self.due.load(Ordering::SeqCst) {
+            if now >= next_tick || self.pollers.nanos(now) >= self.due.load(Ordering::SeqCst) {
                 next_tick = now + self.run_tickers(now);
             }
-            if self.a_caller_polls(now) {
-                self.take_nap();
+            if self.pollers.nap(now) {
                 continue;
             }
             let spinning = now - last_event < self.spin;
@@ -359,13 +352,17 @@ impl Inner {
             } else {
                 next_tick.saturating_duration_since(now)
             };
-            let wakes_at = self.nanos(now + sleep);
+            let wakes_at = self.pollers.nanos(now + sleep);
             self.wakes_at.store(wakes_at, Ordering::SeqCst);
             // Asked for just before that could be seen.
             let due = self.due.load(Ordering::SeqCst);
             let early = Duration::from_nanos(wakes_at.saturating_sub(due));
             let sleep = sleep.saturating_sub(early);
-            if self.reactor.poll(sleep) > 0 {
+            let (events, queued) = pool::instead_of_waking(|| self.pollers.reactor.poll(sleep));
+            if queued {
+                self.pool.run_one(Instant::now() + HELP);
+            }
+            if events > 0 {
                 last_event = Instant::now();
                 next_tick = next_tick.min(last_event + Duration::from_millis(10));
             } else if spinning {
@@ -374,27 +371,5 @@ impl Inner {
                 next_tick = Instant::now();
             }
         }
-    }
-
-    fn take_nap(&self) {
-        let mut nap = self.nap.lock();
-        if self.a_caller_polls(Instant::now()) {
-            self.nap_over.wait_for(&mut nap, NAP);
-        }
-    }
-
-    /// The last polling caller gave up: events are the progress thread's again, at once.
-    fn end_nap(&self) {
-        let _nap = self.nap.lock();
-        self.polled_at.store(0, Ordering::Relaxed);
-        self.nap_over.notify_one();
-    }
-
-    /// A polling caller handles events sooner than this thread could be woken to do it.
-    fn a_caller_polls(&self, now: Instant) -> bool {
-        let polled_at = self.polled_at.load(Ordering::Relaxed);
-        let since = self.nanos(now).saturating_sub(polled_at);
-        self.pollers.load(Ordering::Relaxed) > 0
-            || (polled_at != 0 && since < NAP.as_nanos() as u64)
     }
 }

@@ -1,6 +1,7 @@
 //! The copy threads and their queue.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     sync::{
         Arc,
@@ -16,11 +17,36 @@ use super::{Step, Task};
 /// How long a task may work before others get a turn.
 const SLICE: Duration = Duration::from_millis(2);
 
+thread_local! {
+    static INSTEAD: Cell<Instead> = const { Cell::new(Instead::Wakes) };
+}
+
+/// What a thread does about a task that it queued.
+#[derive(Clone, Copy, PartialEq)]
+enum Instead {
+    /// Wakes a copy thread for it.
+    Wakes,
+    /// Looks for it by itself afterwards.
+    Looks,
+    /// That, and there is one.
+    Queued,
+}
+
+/// Runs `work`; true if the caller has to look for a task now, for which nobody was woken.
+pub(super) fn instead_of_waking<T>(work: impl FnOnce() -> T) -> (T, bool) {
+    INSTEAD.set(Instead::Looks);
+    let out = work();
+    (out, INSTEAD.replace(Instead::Wakes) == Instead::Queued)
+}
+
 pub(super) struct Pool {
     queue: Mutex<VecDeque<Arc<dyn Task>>>,
     /// Length of the queue, readable without its lock.
     queued: AtomicUsize,
     sleepers: AtomicUsize,
+    /// Threads that look for tasks all the time and so need not be woken. Falls under the
+    /// queue's lock only.
+    spinners: AtomicUsize,
     changed: Condvar,
     stop: AtomicBool,
     threads: usize,
@@ -32,6 +58,7 @@ impl Pool {
             queue: Mutex::new(VecDeque::with_capacity(256)),
             queued: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
+            spinners: AtomicUsize::new(0),
             changed: Condvar::new(),
             stop: AtomicBool::new(false),
             threads,
@@ -46,11 +73,22 @@ impl Pool {
         let mut queue = self.queue.lock();
         queue.push_back(task);
         self.queued.store(queue.len(), Ordering::Relaxed);
+        if INSTEAD.get() == Instead::Looks {
+            INSTEAD.set(Instead::Queued);
+        } else if queue.len() > self.spinners.load(Ordering::Relaxed) {
+            self.wake_one();
+        }
+    }
+
+    /// Under the queue's lock, so that nobody falls asleep meanwhile.
+    fn wake_one(&self) {
         if self.sleepers.load(Ordering::Relaxed) > 0 {
             self.changed.notify_one();
         }
     }
 
+    /// Takes a task, and wakes a thread for the next one: whoever queued them may have lost its
+    /// processor to this thread.
     fn pop(&self) -> Option<Arc<dyn Task>> {
         if self.queued.load(Ordering::Relaxed) == 0 {
             return None;
@@ -58,35 +96,37 @@ impl Pool {
         let mut queue = self.queue.lock();
         let task = queue.pop_front();
         self.queued.store(queue.len(), Ordering::Relaxed);
+        if !queue.is_empty() {
+            self.wake_one();
+        }
         task
     }
 
     /// Body of a copy thread.
     pub(super) fn work(&self, spin: Duration) {
-        let mut idle_since: Option<Instant> = None;
         while !self.stop.load(Ordering::Acquire) {
-            if let Some(task) = self.pop() {
-                self.run(task, Instant::now() + SLICE);
-                idle_since = None;
-                continue;
-            }
-            let since = *idle_since.get_or_insert_with(Instant::now);
-            if since.elapsed() < spin {
-                std::thread::yield_now();
-            } else {
-                self.sleep();
-                idle_since = None;
+            match self.pop() {
+                Some(task) => self.run(task, Instant::now() + SLICE),
+                None => self.idle(spin),
             }
         }
     }
 
-    fn sleep(&self) {
-        let mut queue = self.queue.lock();
-        if queue.is_empty() && !self.stop.load(Ordering::Acquire) {
-            self.sleepers.fetch_add(1, Ordering::Relaxed);
-            self.changed.wait(&mut queue);
-            self.sleepers.fetch_sub(1, Ordering::Relaxed);
+    /// Looks for tasks for the spin time, then sleeps until there is a task.
+    fn idle(&self, spin: Duration) {
+        self.spinners.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
+        while self.queued.load(Ordering::Relaxed) == 0 && begun.elapsed() < spin {
+            std::thread::yield_now();
         }
+        let mut queue = self.queue.lock();
+        self.spinners.fetch_sub(1, Ordering::Relaxed);
+        if !queue.is_empty() || self.stop.load(Ordering::Acquire) {
+            return;
+        }
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        self.changed.wait(&mut queue);
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn run(&self, task: Arc<dyn Task>, until: Instant) {
@@ -97,6 +137,16 @@ impl Pool {
 
     pub(super) fn is_empty(&self) -> bool {
         self.queue.lock().is_empty()
+    }
+
+    /// Runs one queued task on the calling thread, until `deadline` at the latest; true if there
+    /// was one.
+    pub(super) fn run_one(&self, deadline: Instant) -> bool {
+        let Some(task) = self.pop() else {
+            return false;
+        };
+        self.run(task, deadline.min(Instant::now() + SLICE));
+        true
     }
 
     /// Runs queued tasks on the calling thread until `until`; true if there was one.

@@ -222,3 +222,97 @@ fn an_idle_runtime_sleeps() {
     );
     rt.stop();
 }
+
+/// Keeps the thread that runs it until it is let go.
+struct Blocker {
+    begun: AtomicUsize,
+    go: std::sync::Barrier,
+}
+
+impl Task for Blocker {
+    fn run(self: Arc<Self>, _: Instant) -> Step {
+        self.begun.fetch_add(1, SeqCst);
+        self.go.wait();
+        Step::Done
+    }
+}
+
+/// A runtime whose only copy thread is kept, and what keeps it.
+fn without_free_copy_threads() -> (Runtime, Arc<Blocker>) {
+    let rt = Runtime::start(
+        Progress::Threads { copy_threads: 1 },
+        Duration::from_micros(50),
+    )
+    .unwrap();
+    let blocker = Arc::new(Blocker {
+        begun: AtomicUsize::new(0),
+        go: std::sync::Barrier::new(2),
+    });
+    rt.spawn(blocker.clone());
+    while blocker.begun.load(SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    (rt, blocker)
+}
+
+struct RunsOn {
+    thread: Mutex<Option<std::thread::ThreadId>>,
+}
+
+impl Task for RunsOn {
+    fn run(self: Arc<Self>, _: Instant) -> Step {
+        *self.thread.lock() = Some(std::thread::current().id());
+        Step::Done
+    }
+}
+
+#[test]
+fn a_waiting_caller_runs_what_no_copy_thread_can() {
+    let (rt, blocker) = without_free_copy_threads();
+    let task = Arc::new(RunsOn {
+        thread: Mutex::new(None),
+    });
+    rt.spawn(task.clone());
+    assert!(rt.spin_until(soon(), || task.thread.lock().is_some()));
+    assert_eq!(*task.thread.lock(), Some(std::thread::current().id()));
+    blocker.go.wait();
+    rt.stop();
+}
+
+/// Queues a task when its fd is ready.
+struct Spawner {
+    rt: Runtime,
+    task: Arc<RunsOn>,
+}
+
+impl Watch for Spawner {
+    fn ready(&self, readiness: Readiness) {
+        if readiness.readable {
+            self.rt.spawn(self.task.clone());
+        }
+    }
+}
+
+#[test]
+fn the_progress_thread_runs_what_its_events_queue() {
+    let (rt, blocker) = without_free_copy_threads();
+    let fd = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
+    let task = Arc::new(RunsOn {
+        thread: Mutex::new(None),
+    });
+    let spawner = Arc::new(Spawner {
+        rt: rt.clone(),
+        task: task.clone(),
+    });
+    let token = rt.watch(fd.as_fd(), spawner).unwrap();
+    rustix::io::write(&fd, &1_u64.to_ne_bytes()).unwrap();
+    let until = soon();
+    while task.thread.lock().is_none() && Instant::now() < until {
+        std::thread::yield_now();
+    }
+    let ran_on = task.thread.lock().take();
+    assert!(ran_on.is_some_and(|id| id != std::thread::current().id()));
+    drop(token);
+    blocker.go.wait();
+    rt.stop();
+}

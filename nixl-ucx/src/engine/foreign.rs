@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use nixl_core::{Error, ErrorKind, Result, backend::ConnectDone, error::fail};
-use ucx_sys::Version;
 
 use super::{
     Conn, Engine, State, Upcall,
@@ -17,6 +16,7 @@ use super::{
 };
 use crate::{
     fault::gone,
+    foreign::BOTH,
     imports::Grant,
     shape,
     ucp::{Api, Done, Entered, Posted, Status},
@@ -24,19 +24,6 @@ use crate::{
 
 /// Active messages of this number are notifications of NIXL's agents.
 pub(super) const NOTIFICATION: u32 = 0;
-
-/// The first UCX whose remote keys the UCX of NIXL 1.4 and 1.5 understands, and the reverse.
-pub(crate) const OLDEST: Version = Version {
-    major: 1,
-    minor: 19,
-    release: 0,
-};
-/// As [`OLDEST`], over whatever transport.
-pub(crate) const GOOD: Version = Version {
-    major: 1,
-    minor: 22,
-    release: 0,
-};
 
 /// How long the other side may take to be reached at all: versions that do not understand each
 /// other say nothing.
@@ -190,8 +177,8 @@ impl Engine {
 
     fn versions(&self) -> String {
         let here = self.settings.version;
-        let more = match here < GOOD {
-            true => format!(", which needs {GOOD} or newer here unless both use UCX_TLS=tcp"),
+        let more = match here < BOTH {
+            true => format!(", which needs {BOTH} or newer here unless both use UCX_TLS=tcp"),
             false => String::new(),
         };
         format!("UCX {here} here and the one of that NIXL do not understand each other{more}")

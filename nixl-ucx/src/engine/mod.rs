@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use ucx_sys::Version;
 
 pub(crate) use conn::Conn;
-pub(crate) use foreign::{Foreign, GOOD, OLDEST};
+pub(crate) use foreign::Foreign;
 use mailbox::Mailbox;
 pub(crate) use rma::Rma;
 

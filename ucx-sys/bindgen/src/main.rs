@@ -39,6 +39,7 @@ fn generate(include: &Path, out: &Path) -> Result<(), String> {
         syn::parse_file(&source).map_err(|error| format!("bindgen's output: {error}"))?;
     let symbols = functions::take(&mut file)?;
     let version = types::version(&file)?;
+    types::unname(&mut file);
     let head = format!("{NOTICE}// Headers of UCX {version}.\n\n");
     let write = |name: &str, text: &str| {
         let path = out.join(name);

@@ -19,7 +19,7 @@ const TYPES: &str = "ucp_.*_field|ucp_.*_flags(_t)?|ucp_dt_.*|ucp_op_attr_t|ucp_
     ucp_am_recv_attr_t|ucp_wakeup_event_types|ucs_memory_type|ucs_status_t|ucs_thread_mode_t";
 
 /// Fields of what no function here takes, and what only the types of libc are made of.
-const UNUSED: &str = "ucp_(listener|conn_request|datatype)_.*_field|ucp_(stream|tag_send).*_flags_t|\
+const UNUSED: &str = "ucp_(listener|conn_request|datatype|ep_perf)_.*_field|ucp_(stream|tag_send).*_flags_t|\
     ucp_dt_(create|query).*|_IO_.*|__(off|off64|socklen)_t|sa_family_t";
 
 /// C's own types come from the crate libc, so that the headers of the machine that runs bindgen do
@@ -71,6 +71,24 @@ pub(crate) fn version(file: &syn::File) -> Result<String, String> {
         (Some(major), Some(minor)) => Ok(format!("{major}.{minor}")),
         _ => Err("the headers do not say their version".to_owned()),
     }
+}
+
+/// Makes the constants of enums without a name plain numbers: bindgen numbers such enums through,
+/// those of the system's headers included.
+pub(crate) fn unname(file: &mut syn::File) {
+    let nameless = |ident: &syn::Ident| ident.to_string().starts_with("_bindgen_ty_");
+    file.items.retain_mut(|item| match item {
+        syn::Item::Type(alias) => !nameless(&alias.ident),
+        syn::Item::Const(constant) => {
+            if let syn::Type::Path(path) = &*constant.ty
+                && path.path.get_ident().is_some_and(nameless)
+            {
+                constant.ty = syn::parse_quote!(u32);
+            }
+            true
+        }
+        _ => true,
+    });
 }
 
 /// What libc's types implement.
