@@ -188,6 +188,29 @@ fn a_request_to_a_dead_nixl_agent_ends() {
     assert_eq!(e.kind(), ErrorKind::PeerGone, "{e}");
 }
 
+/// Stopped before it was ever reached: an error that says so within two seconds of connecting.
+#[test]
+fn a_nixl_agent_that_does_not_answer_is_an_error() {
+    let Some(mut pair) = strangers(None) else {
+        return;
+    };
+    let theirs = pair.nixl.metadata();
+    pair.agent.load_metadata(&theirs).unwrap();
+    let request = pair.request(Op::Read, &[0, 2], &[1, 4]).unwrap();
+    pair.nixl.stop();
+    let begun = Instant::now();
+    request.post().unwrap();
+    let e = request.wait(LIMIT).unwrap_err();
+    let took = begun.elapsed();
+    println!("after {took:?}: {e}");
+    assert!(took.as_millis() < 2500, "{took:?}: {e}");
+    assert!(e.to_string().contains("UCX"), "{e}");
+    pair.nixl.go_on();
+    request.post().unwrap();
+    request.wait(LIMIT).unwrap();
+    pair.check(true, &[0, 2], &[1, 4]);
+}
+
 /// A libucp that NIXL's does not understand: an error that says so, soon, not a request that
 /// stays in progress.
 #[test]

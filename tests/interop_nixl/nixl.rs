@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal};
+
 /// Longest wait for one answer; starting takes seconds, nothing else should.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -111,6 +113,21 @@ impl Nixl {
         };
         nixl.call(&format!("start {name} 1"));
         nixl
+    }
+
+    /// Stops the process (SIGSTOP), as a debugger would.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// What it answers to a command, or the error that it raised.

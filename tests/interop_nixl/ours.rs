@@ -157,15 +157,15 @@ pub(crate) fn region(agent: &Agent, seed: u64, access: PeerAccess) -> Region {
     region
 }
 
-fn fill(region: &Region, seed: u64) {
-    for n in 0..BLOCKS {
+pub(crate) fn fill(region: &Region, seed: u64) {
+    for n in 0..region.len() / BLOCK {
         region
             .write_at(n * BLOCK, &pattern(block(seed, n)))
             .unwrap();
     }
 }
 
-fn check(region: &Region, expected: &[Holds]) {
+pub(crate) fn check(region: &Region, expected: &[Holds]) {
     let mut bytes = vec![0; BLOCK as usize];
     for (n, holds) in expected.iter().enumerate() {
         region.read_at(n as u64 * BLOCK, &mut bytes).unwrap();
@@ -190,7 +190,7 @@ fn pattern(holds: Holds) -> Vec<u8> {
 
 /// `count` different blocks in an order without neighbours, another for each `salt`.
 pub(crate) fn scattered(count: u64, salt: u64) -> Vec<u64> {
-    assert!(count <= BLOCKS);
+    let all = count.next_power_of_two().max(BLOCKS);
     // Odd multiples run through all of a power of two.
-    (0..count).map(|i| (i * 27 + salt * 5) % BLOCKS).collect()
+    (0..count).map(|i| (i * 27 + salt * 5) % all).collect()
 }

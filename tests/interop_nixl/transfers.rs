@@ -3,8 +3,8 @@
 use nixl::{Op, negotiate::Demand};
 
 use crate::{
-    nixl::Job,
-    ours::{BLOCK, LIMIT, on, pair, scattered},
+    nixl::{Holds, Job},
+    ours::{BLOCK, LIMIT, check, fill, list, on, pair, scattered, strangers},
 };
 
 /// The transports to go over: what UCX picks, and sockets.
@@ -89,6 +89,53 @@ fn a_libucp_of_1_22_does() {
         assert_eq!(&got.data[..], b"done");
         pair.fill();
     }
+}
+
+/// More blocks than are fed in one go, or than fit a queue.
+#[test]
+fn thousands_of_blocks() {
+    const MANY: u64 = 8192;
+    for tls in TLS {
+        let Some(mut pair) = strangers(tls) else {
+            return;
+        };
+        let there = pair.nixl.alloc("many", MANY, BLOCK);
+        let here = pair.agent.allocate(MANY * BLOCK).unwrap();
+        pair.introduce();
+        let (ours, theirs) = (scattered(MANY, 1), scattered(MANY, 77));
+        let (mut holds_here, mut holds_there) = (blocks(1, MANY), blocks(2, MANY));
+        fill(&here, 1);
+        pair.nixl.fill("many", 2);
+        let near = list(here.addr(), &ours);
+        let far = list(there, &theirs);
+        let write = pair.agent.create_request(Op::Write, &near, "nixl", &far);
+        let write = write.unwrap();
+        write.post().unwrap();
+        write.wait(LIMIT).unwrap();
+        for (from, to) in ours.iter().zip(&theirs) {
+            holds_there[*to as usize] = holds_here[*from as usize];
+        }
+        pair.nixl.check("many", &holds_there);
+        // NIXL fetches what it has not: other blocks of ours.
+        fill(&here, 5);
+        holds_here = blocks(5, MANY);
+        let fetch = Job {
+            local: "many",
+            ..job("READ", &theirs[..999], here.addr(), &ours[..999], b"")
+        };
+        pair.nixl.transfer(&fetch);
+        for (to, from) in theirs[..999].iter().zip(&ours) {
+            holds_there[*to as usize] = holds_here[*from as usize];
+        }
+        pair.nixl.check("many", &holds_there);
+        check(&here, &holds_here);
+    }
+}
+
+fn blocks(seed: u64, count: u64) -> Vec<Holds> {
+    (0..count)
+        .map(|block| Holds::Block { seed, block })
+        .collect()
 }
 
 /// Both at once: each initiates while it is the other's target.

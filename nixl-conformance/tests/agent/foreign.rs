@@ -363,7 +363,10 @@ fn an_agent_that_does_not_understand_us_is_an_error_that_says_so() {
         assert!(begun.elapsed() < LONG / 4, "took {:?}", begun.elapsed());
         assert!(e.to_string().contains("of a version"), "{e}");
         assert!(matches!(read.status(), Status::Failed(_)));
-        assert_eq!(a.sims[0].in_flight(), 0, "the probe let go of its memory");
+        while a.sims[0].in_flight() > 0 {
+            assert!(begun.elapsed() < LONG, "the probe keeps its memory");
+            std::thread::yield_now();
+        }
     }
 }
 
