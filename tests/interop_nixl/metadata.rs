@@ -5,8 +5,8 @@ use std::time::Instant;
 use nixl::{ErrorKind, Op, PeerAccess};
 
 use crate::{
-    nixl::{Job, Nixl, libucp, python},
-    ours::{BLOCK, LIMIT, OURS, Pair, agent, list, pair, region, scattered, strangers},
+    nixl::{Holds, Job, Nixl, libucp, post_command, python},
+    ours::{BLOCK, BLOCKS, LIMIT, OURS, Pair, agent, list, pair, region, scattered, strangers},
 };
 
 fn read<'a>(base: u64, blocks: &'a [u64]) -> Job<'a> {
@@ -67,13 +67,13 @@ fn we_add_what_nixl_tells_in_parts() {
         write.post().unwrap();
         write.wait(LIMIT).unwrap();
         let mut holds: Vec<_> = (0..8)
-            .map(|block| crate::nixl::Holds::Block { seed: 7, block })
+            .map(|block| Holds::Block { seed: 7, block })
             .collect();
-        holds[6] = crate::nixl::Holds::Block {
+        holds[6] = Holds::Block {
             seed: OURS,
             block: 1,
         };
-        holds[0] = crate::nixl::Holds::Block {
+        holds[0] = Holds::Block {
             seed: OURS,
             block: 4,
         };
@@ -95,7 +95,7 @@ fn nixl_adds_what_we_tell_in_parts() {
     let got = pair.agent.wait_notification(LIMIT).expect("a notification");
     assert_eq!(&got.data[..], b"before any memory");
     let base = pair.region.addr();
-    let early = crate::nixl::post_command("early", &read(base, &[2]));
+    let early = post_command("early", &read(base, &[2]));
     assert!(pair.nixl.ask(&early).is_err(), "no region told yet");
     pair.nixl.load(&first).unwrap();
     pair.nixl.transfer(&read(base, &[2]));
@@ -124,7 +124,7 @@ fn each_removes_the_other_and_loads_it_again() {
     both_ways(&mut pair);
     pair.nixl.call("remove ours");
     let base = pair.region.addr();
-    let gone = crate::nixl::post_command("gone", &read(base, &[2]));
+    let gone = post_command("gone", &read(base, &[2]));
     assert!(pair.nixl.ask(&gone).is_err());
     // We do.
     pair.run(Op::Read, &[1], &[2], b"");
@@ -142,9 +142,9 @@ fn memory_that_peers_may_only_read_is_not_told() {
     let closed = region(&pair.agent, OURS, PeerAccess::ReadOnly);
     let ours = pair.agent.metadata().unwrap();
     pair.nixl.load(&ours).unwrap();
-    let read = crate::nixl::post_command("no", &read(closed.addr(), &[0]));
+    let read = post_command("no", &read(closed.addr(), &[0]));
     let e = pair.nixl.ask(&read).unwrap_err();
-    assert!(e.contains("NotFound") || e.contains("NOT_FOUND"), "{e}");
+    assert!(e.contains("NOT_FOUND"), "{e}");
 }
 
 /// Killed while it is the target; its successor under the same name is loaded.
@@ -161,7 +161,7 @@ fn a_nixl_agent_that_dies_is_noticed_and_replaced() {
     drop(nixl);
     let python = python().expect("it was there");
     let mut nixl = Nixl::start(&python, "nixl", None);
-    let base = nixl.alloc("r", crate::ours::BLOCKS, BLOCK);
+    let base = nixl.alloc("r", BLOCKS, BLOCK);
     let begun = Instant::now();
     agent.load_metadata(&nixl.metadata()).unwrap();
     assert!(begun.elapsed() < LIMIT);
@@ -231,4 +231,10 @@ fn ucx_versions_that_do_not_understand_each_other_end_in_an_error() {
     println!("after {took:?}: {e}");
     assert!(took.as_millis() < 2500, "{took:?}: {e}");
     assert!(e.to_string().contains("1.13"), "{e}");
+    // NIXL is told of no address that it would wait for.
+    let ours = pair.agent.metadata().unwrap();
+    pair.nixl.load(&ours).unwrap();
+    let read = post_command("no", &read(pair.region.addr(), &[0]));
+    let e = pair.nixl.ask(&read).unwrap_err();
+    assert!(e.contains("NOT_FOUND"), "{e}");
 }

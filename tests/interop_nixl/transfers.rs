@@ -3,7 +3,7 @@
 use nixl::{Op, negotiate::Demand};
 
 use crate::{
-    nixl::{Holds, Job},
+    nixl::{Holds, Job, post_command},
     ours::{BLOCK, LIMIT, check, fill, list, on, pair, scattered, strangers},
 };
 
@@ -146,7 +146,7 @@ fn both_at_once() {
     // NIXL writes into our upper half, we into its upper half; both read from lower halves.
     let (low, high): (Vec<u64>, Vec<u64>) = ((0..32).rev().collect(), (32..64).collect());
     let theirs = job("WRITE", &low, base, &high, b"theirs");
-    let command = crate::nixl::post_command("x", &theirs);
+    let command = post_command("x", &theirs);
     for _ in 0..20 {
         pair.nixl.tell(&command);
         let ours = pair.run(Op::Write, &low, &high, b"ours");
