@@ -72,7 +72,8 @@ def programs(workload, paths, have):
     """Names of the programs to run, each once, those first that the others are held against."""
     names = [name for column in zip(*(PATHS[path] for path in paths)) for name in column]
     if workload.name == THREADED:
-        names += [f"ours-{path}-2t" for path in paths if path != "tcp"]
+        same_host = [PATHS[path] for path in paths if path != "tcp"]
+        names += [f"{name}-2t" for path in same_host for name in path if "nixl" not in name]
     names = list(dict.fromkeys(names))
     return [name for name in names if have[name.split("-")[0]]]
 
@@ -93,7 +94,8 @@ def command(program, workload, op, seed, streams):
     call += ["--layout", workload.layout, "--seed", seed]
     call += ["--iters", iterations(program, workload), "--evict", workload.evicted]
     if kind == "limit":
-        threads = streams if what == "rawsock" else 1
+        what, _, more = what.partition("-")
+        threads = streams if what == "rawsock" else 2 if more else 1
         call = [LIMIT, "--peer", what, "--threads", threads, *call]
     elif kind == "nixl":
         tls = "tcp" if what == "tcp" else "auto"

@@ -40,11 +40,13 @@ pub(crate) enum Kind {
     Grant = 8,
     /// No key.
     Refuse = 9,
+    /// Nothing of the sender's is in flight on the connection any more, nor will be.
+    Gone = 10,
 }
 
 impl Kind {
     fn from_number(n: u8) -> Result<Self> {
-        const ALL: [Kind; 9] = [
+        const ALL: [Kind; 10] = [
             Kind::Hello,
             Kind::Reply,
             Kind::Finish,
@@ -54,6 +56,7 @@ impl Kind {
             Kind::Import,
             Kind::Grant,
             Kind::Refuse,
+            Kind::Gone,
         ];
         let found = ALL.into_iter().find(|kind| *kind as u8 == n);
         found.ok_or_else(|| misbehaved(format!("a frame of unknown kind {n}")))
@@ -313,7 +316,7 @@ mod tests {
             assert!(Head::decode(&head[..n]).is_err());
         }
         assert!(Head::decode(&[&head[..], &[0]].concat()).is_err());
-        for kind in [0, 10, 255] {
+        for kind in [0, 11, 255] {
             let mut bad = head;
             bad[0] = kind;
             let e = Head::decode(&bad).unwrap_err();

@@ -202,6 +202,7 @@ impl Agent {
         let present = peers.get(&*peer.name);
         let free = present.map(Arc::as_ptr) == old.map(Arc::as_ptr);
         if free {
+            self.shared.keep_outbox(peer);
             Arc::make_mut(&mut peers).insert(peer.name.to_string(), peer.clone());
         }
         free

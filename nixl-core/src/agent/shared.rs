@@ -20,7 +20,7 @@ use crate::{
     error::fail,
     flip::Flips,
     mem::RegionTable,
-    notify::Inbox,
+    notify::{Inbox, Outbox},
     peer::{Incoming, IncomingHandler, Peer},
     request::{self, Ending},
     runtime::{Runtime, Step, Task, Tick},
@@ -44,6 +44,8 @@ pub(crate) struct Counters {
     pub(crate) degraded: AtomicU64,
 }
 
+type KeptOutbox = (Generation, Arc<Mutex<Outbox>>);
+
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) config: AgentConfig,
@@ -59,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Copied on write: the tick walks it without allocating.
     pub(crate) peers: RwLock<Arc<HashMap<String, Arc<Peer>>>>,
+    /// Of each name that was ever loaded, the last incarnation's.
+    outboxes: Mutex<HashMap<String, KeptOutbox>>,
     pub(crate) incoming: Mutex<Vec<Arc<Incoming>>>,
     requests: Mutex<Vec<Weak<request::Inner>>>,
     active: AtomicUsize,
@@ -105,6 +109,7 @@ impl Shared {
             arrived: Condvar::new(),
             counters: Counters::default(),
             peers: RwLock::default(),
+            outboxes: Mutex::default(),
             incoming: Mutex::new(Vec::new()),
             requests: Mutex::new(Vec::new()),
             active: AtomicUsize::new(0),
@@ -206,6 +211,21 @@ impl Shared {
     }
 
     // --- notifications ---
+
+    /// Notifications to one incarnation of a peer. The peer counts them for as long as this agent
+    /// lives, so they go on where they were when it is removed and loaded again.
+    pub(crate) fn outbox(&self, name: &str, generation: Generation) -> Arc<Mutex<Outbox>> {
+        match self.outboxes.lock().get(name) {
+            Some((known, outbox)) if *known == generation => outbox.clone(),
+            _ => Arc::new(Mutex::new(Outbox::new(self.config.notification_window))),
+        }
+    }
+
+    /// `peer` is loaded now, in the place of any other incarnation.
+    pub(super) fn keep_outbox(&self, peer: &Peer) {
+        let kept = (peer.generation(), peer.outbox.clone());
+        self.outboxes.lock().insert(peer.name.to_string(), kept);
+    }
 
     /// A notification arrived.
     pub(crate) fn notified(&self, from: &Arc<Incoming>, seq: u64, data: &[u8]) -> Result<()> {

@@ -94,7 +94,8 @@ pub(crate) struct Peer {
     /// Counts withdrawals: a request looks again when it changed.
     withdrawn: AtomicU64,
     state: Mutex<State>,
-    outbox: Mutex<Outbox>,
+    /// Outlives this record: see [`Shared::outbox`].
+    pub(crate) outbox: Arc<Mutex<Outbox>>,
     /// Held by the one thread that hands notifications to a connection.
     speaking: Mutex<()>,
     records: RwLock<HashMap<(PathName, Op), Arc<PathRecord>>>,
@@ -120,6 +121,7 @@ struct State {
 
 impl Peer {
     pub(crate) fn new(shared: &Arc<Shared>, address: PeerAddress, regions: PeerRegions) -> Self {
+        let outbox = shared.outbox(&address.card.name, address.card.generation);
         Self {
             shared: Arc::downgrade(shared),
             name: address.card.name.as_str().into(),
@@ -137,7 +139,7 @@ impl Peer {
                 gone: None,
                 warned: Vec::new(),
             }),
-            outbox: Mutex::new(Outbox::new(shared.config.notification_window)),
+            outbox,
             speaking: Mutex::new(()),
             records: RwLock::new(HashMap::new()),
             costs: Mutex::new(CostBook::default()),

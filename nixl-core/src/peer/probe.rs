@@ -19,7 +19,7 @@ use crate::{
     mem::Region,
     notify::Message,
     plan::{LocalList, Plan, RemoteList, Select},
-    runtime::deadline_after,
+    runtime::{Step, Task, deadline_after},
 };
 
 /// Pause before a path that failed its proof is tried again.
@@ -284,6 +284,8 @@ impl Peer {
         }
     }
 
+    /// What a probe found. That its connection broke says nothing about the path: whoever waits
+    /// for it learns of the connection's end.
     fn settle_proof(
         self: &Arc<Self>,
         link: &Arc<Link>,
@@ -291,19 +293,19 @@ impl Peer {
         op: Op,
         result: Result<()>,
     ) {
-        {
-            let mut state = self.state.lock();
-            if link.is_up() {
-                let proof = match result {
-                    Ok(()) => Proof::Proven,
-                    Err(e) => {
-                        let e = e.with_path(path).with_peer(&self.name);
-                        tracing::info!(peer = %self.name, path, op = op.as_str(), error = %e, "path not usable");
-                        Proof::Failed(e, Instant::now() + RETRY)
-                    }
-                };
-                state.proofs.insert((path, op), proof);
-            }
+        let lost = matches!(&result, Err(e) if e.kind() == ErrorKind::PeerGone);
+        if lost && let Some(shared) = self.shared.upgrade() {
+            shared.runtime.spawn(Arc::new(GiveUp(link.clone())));
+        } else if link.is_up() {
+            let proof = match result {
+                Ok(()) => Proof::Proven,
+                Err(e) => {
+                    let e = e.with_path(path).with_peer(&self.name);
+                    tracing::info!(peer = %self.name, path, op = op.as_str(), error = %e, "path not usable");
+                    Proof::Failed(e, Instant::now() + RETRY)
+                }
+            };
+            self.state.lock().proofs.insert((path, op), proof);
         }
         // Whoever asked for the proof may hold its request's lock.
         self.advance_later();
@@ -352,6 +354,16 @@ impl Peer {
             }
         }
         next
+    }
+}
+
+/// Closes a connection on a thread that holds no lock of anybody's.
+struct GiveUp(Arc<Link>);
+
+impl Task for GiveUp {
+    fn run(self: Arc<Self>, _: Instant) -> Step {
+        self.0.give_up();
+        Step::Done
     }
 }
 

@@ -81,6 +81,9 @@ pub trait Tick: Send + Sync + 'static {
     fn tick(&self, now: Instant) -> Option<Instant>;
 }
 
+/// Rounds of the reactor after the threads stopped: handlers may make each other ready.
+const LAST_POLLS: usize = 64;
+
 /// Handle to the threads; clones share them.
 #[derive(Clone)]
 pub struct Runtime(Arc<Inner>);
@@ -225,17 +228,19 @@ impl Runtime {
             pollers.pause();
             let helped = self.0.pool.run_one(deadline);
             pollers.enter();
-            if helped {
-                begun = Instant::now();
-                continue;
+            let (now, queued) = pool::instead_of_waking(|| pollers.poll());
+            if helped || queued {
+                begun = now;
             }
-            let now = pollers.poll();
-            if now - begun >= self.0.spin || now >= deadline {
+            if now >= deadline || now - begun >= self.0.spin {
                 break done();
             }
-            // Whoever is to answer may have been put on this core.
-            std::thread::yield_now();
+            if begun != now {
+                // Whoever is to answer may have been put on this core.
+                std::thread::yield_now();
+            }
         };
+        self.0.pool.wake_for_rest();
         if ended {
             pollers.pause();
         } else {
@@ -263,7 +268,8 @@ impl Runtime {
         any
     }
 
-    /// Stops and joins the threads. Tasks still queued are dropped.
+    /// Stops and joins the threads, and handles what is ready then. Tasks still queued are dropped,
+    /// and those queued later.
     pub fn stop(&self) {
         self.0.stop.store(true, Ordering::Release);
         self.0.pool.stop();
@@ -272,6 +278,12 @@ impl Runtime {
         for handle in std::mem::take(&mut *self.0.threads.lock()) {
             if handle.thread().id() != me {
                 let _ = handle.join();
+            }
+        }
+        // Backends leave the end of their connections to the reactor, and peers wait for it.
+        for _ in 0..LAST_POLLS {
+            if self.0.pollers.reactor.poll(Duration::ZERO) == 0 {
+                break;
             }
         }
     }

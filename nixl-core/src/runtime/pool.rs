@@ -71,6 +71,11 @@ impl Pool {
 
     pub(super) fn push(&self, task: Arc<dyn Task>) {
         let mut queue = self.queue.lock();
+        if self.stop.load(Ordering::Acquire) {
+            // Nobody would take it out again, and it may hold what holds this queue.
+            drop(queue);
+            return;
+        }
         queue.push_back(task);
         self.queued.store(queue.len(), Ordering::Relaxed);
         if INSTEAD.get() == Instead::Looks {
@@ -84,6 +89,14 @@ impl Pool {
     fn wake_one(&self) {
         if self.sleepers.load(Ordering::Relaxed) > 0 {
             self.changed.notify_one();
+        }
+    }
+
+    /// For a thread that may have queued tasks and now leaves them to the copy threads.
+    pub(super) fn wake_for_rest(&self) {
+        if self.queued.load(Ordering::Relaxed) > 0 {
+            let _queue = self.queue.lock();
+            self.wake_one();
         }
     }
 

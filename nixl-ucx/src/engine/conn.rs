@@ -78,6 +78,12 @@ pub(super) struct Inner {
     pub(super) waiting: Vec<Arc<Rma>>,
     /// Posts whose token is out.
     pub(super) posts: usize,
+    /// The peer got a key to memory of ours, so it may have operations on it in flight.
+    pub(super) granted: bool,
+    /// It was told that nothing of ours is in flight any more.
+    pub(super) said_gone: bool,
+    /// It said so.
+    pub(super) heard_gone: bool,
 }
 
 /// How far a connection is.
@@ -90,7 +96,8 @@ pub(super) enum Stage {
     Reach(ConnectDone, Instant),
     /// Messages and transfers flow.
     Open,
-    /// No more posts; closed by force at the time, or when nothing is in flight any more.
+    /// No more posts. Over when nothing of either side is in flight; own operations are ended by
+    /// force at the time.
     Closing(Instant),
     /// The endpoint is gone; posts are waited for.
     Closed,
@@ -135,6 +142,9 @@ impl Conn {
                 early: BTreeMap::new(),
                 waiting: Vec::new(),
                 posts: 0,
+                granted: false,
+                said_gone: false,
+                heard_gone: false,
             }),
         }
     }
@@ -185,6 +195,11 @@ impl Conn {
         self.enqueue(Kind::Message, message);
         self.engine.order(super::Order::Send(self.clone()));
         Ok(())
+    }
+
+    /// Nothing of ours is under way or waits to be.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.inner.lock().posts == 0 && !self.has_frames() && self.tally.parcels() == 0
     }
 
     /// Ends the connection from this side.

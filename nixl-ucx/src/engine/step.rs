@@ -30,7 +30,10 @@ const MESSAGE_WINDOW: usize = 4 << 20;
 /// Messages likewise.
 const MESSAGES_OUT: usize = 256;
 /// How long what is in flight may take to land when a connection closes.
-pub(super) const DRAIN: Duration = Duration::from_millis(200);
+const DRAIN: Duration = Duration::from_millis(200);
+/// Pause between two looks at a connection that closes, and at one whose peer does not answer.
+const SOON: Duration = Duration::from_millis(1);
+const LINGER: Duration = Duration::from_millis(100);
 
 impl Engine {
     /// Does a bounded amount of everything; false if there was nothing to do.
@@ -217,9 +220,13 @@ impl Engine {
                     self.resume(state, conn);
                 }
                 Kind::Reject => {
-                    let why = decode_error(&body)?;
-                    self.fail(state, entered, conn, as_end(why));
-                    return Ok(());
+                    let why = as_end(decode_error(&body)?);
+                    self.begin_to_close(state, conn, why, false);
+                }
+                Kind::Gone => {
+                    conn.inner.lock().heard_gone = true;
+                    self.begin_to_close(state, conn, gone("the peer left"), false);
+                    self.due_at(Instant::now());
                 }
                 Kind::Hello | Kind::Reply | Kind::Finish => {
                     return Err(misbehaved("a handshake message after the handshake"));
@@ -239,7 +246,10 @@ impl Engine {
             Ok(Grant { id, writable, key }.encode())
         });
         match granted {
-            Ok(grant) => self.frame(state, conn, Kind::Grant, grant.into()),
+            Ok(grant) => {
+                conn.inner.lock().granted = true;
+                self.frame(state, conn, Kind::Grant, grant.into());
+            }
             Err(why) => {
                 let refusal = encode_refusal(id, &why);
                 self.frame(state, conn, Kind::Refuse, refusal.into());
@@ -274,6 +284,10 @@ impl Engine {
 
     /// Ends a connection from this side: tells the peer, lets what is in flight land.
     pub(super) fn close(&self, state: &mut State, conn: &Arc<Conn>, why: Error) {
+        self.begin_to_close(state, conn, why, true);
+    }
+
+    fn begin_to_close(&self, state: &mut State, conn: &Arc<Conn>, why: Error, tell: bool) {
         if !conn.gate.close(why.clone()) {
             return;
         }
@@ -284,7 +298,7 @@ impl Engine {
                 state.upcalls.push_back(Upcall::Refused(dialling.done, why));
             }
             Stage::Reach(done, _) => state.upcalls.push_back(Upcall::Refused(done, why)),
-            Stage::Open if conn.whose == Whose::Ours => {
+            Stage::Open if tell && conn.whose == Whose::Ours => {
                 self.frame(state, conn, Kind::Reject, encode_error(&why).into());
             }
             Stage::Open | Stage::Closing(_) | Stage::Closed => {}
@@ -302,30 +316,28 @@ impl Engine {
         conn: &Arc<Conn>,
         why: Error,
     ) {
-        {
-            let mut inner = conn.inner.lock();
-            if matches!(inner.stage, Stage::Open) {
-                // Nobody is there to be told.
-                inner.stage = Stage::Closing(Instant::now());
-            }
-        }
-        self.close(state, conn, why);
+        self.begin_to_close(state, conn, why, false);
         self.cut(state, entered, conn);
     }
 
-    /// Closes the endpoint by force: whatever is in flight ends.
+    /// Closes the endpoint: whatever of ours is in flight ends.
+    fn force(&self, entered: &Entered<'_>, conn: &Conn) {
+        let endpoint = conn.inner.lock().endpoint.take();
+        if let Some(endpoint) = endpoint {
+            entered.close(endpoint);
+        }
+    }
+
+    /// The connection is over: nothing arrives on it any more.
     fn cut(&self, state: &mut State, entered: &Entered<'_>, conn: &Arc<Conn>) {
-        let endpoint = {
+        {
             let mut inner = conn.inner.lock();
             inner.stage = Stage::Closed;
             for token in std::mem::take(&mut inner.mine) {
                 state.tokens.remove(&token);
             }
-            inner.endpoint.take()
-        };
-        if let Some(endpoint) = endpoint {
-            entered.close(endpoint);
         }
+        self.force(entered, conn);
         conn.imports.close();
         self.bid_farewell(state, conn);
     }
@@ -357,15 +369,15 @@ impl Engine {
             Stage::Closing(until) => (*until, true),
             Stage::Open | Stage::Closed => return None,
         };
-        if closing {
-            let quiet =
-                conn.inner.lock().posts == 0 && !conn.has_frames() && conn.tally.parcels() == 0;
-            if quiet || now >= until {
+        if closing && conn.whose == Whose::Nixl {
+            if conn.is_quiet() || now >= until {
                 self.cut(state, entered, conn);
                 return None;
             }
-            // What is in flight ends sooner or later; look often enough.
-            return Some(until.min(now + Duration::from_millis(1)));
+            return Some(until.min(now + SOON));
+        }
+        if closing {
+            return self.wind_up(state, entered, conn, now, until);
         }
         if now < until {
             return Some(until);
@@ -373,6 +385,47 @@ impl Engine {
         let why = self.unanswered(conn);
         self.fail(state, entered, conn, why);
         None
+    }
+
+    /// Brings a connection that closes nearer to its end; returns when to look again.
+    ///
+    /// The end may be told only when the peer cannot touch our memory any more over it. UCX does
+    /// not see to that: what a peer has sent over TCP still lands after our endpoint was closed. So
+    /// the peer has to say that it is through, or to be gone.
+    fn wind_up(
+        &self,
+        state: &mut State,
+        entered: &Entered<'_>,
+        conn: &Arc<Conn>,
+        now: Instant,
+        until: Instant,
+    ) -> Option<Instant> {
+        let (drained, granted, said, heard) = {
+            let inner = conn.inner.lock();
+            (
+                inner.posts == 0,
+                inner.granted,
+                inner.said_gone,
+                inner.heard_gone,
+            )
+        };
+        if drained && !said {
+            conn.inner.lock().said_gone = true;
+            self.frame(state, conn, Kind::Gone, Bytes::new());
+        }
+        let sent = drained && said && !conn.has_frames() && conn.tally.parcels() == 0;
+        let late = now >= until;
+        if (sent && heard) || (late && !granted) {
+            self.cut(state, entered, conn);
+            return None;
+        }
+        if late && !drained {
+            // Our own operations end; the peer may still say that it is through.
+            self.force(entered, conn);
+        }
+        // A peer that holds a key and does not answer is waited for: it says so, or dies.
+        let pause = if late { LINGER } else { SOON };
+        Some(now + pause)
     }
 
     // --- telling core ---

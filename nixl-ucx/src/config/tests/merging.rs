@@ -48,6 +48,7 @@ fn known_settings_come_in_their_order_and_others_by_name() {
     let expected = [
         "TLS=posix",
         "RCACHE_ENABLE=n",
+        "CMA_MEMORY_INVALIDATE=y",
         "LOG_LEVEL=debug",
         "MAX_RMA_RAILS=2",
         "ZCOPY_THRESH=1",
@@ -197,7 +198,7 @@ fn strict_takes_tcp_and_sysv_out_of_every_profile() {
             Profile::Efa,
             "TLS=srd,cuda_copy",
         ),
-        (Tree::none(), Profile::Local, "TLS=cma,tcp,self"),
+        (Tree::none(), Profile::Local, "TLS=cma,self"),
     ] {
         let config = UcxConfig {
             profile: Some(wanted),
@@ -266,7 +267,7 @@ fn strict_contradicted_is_an_error() {
         ("UCX_PROTO_EMULATION_ENABLE", "n"),
     ];
     let plan = plan_of(&Tree::none(), &strict(), &vars);
-    assert_eq!(told(&plan), ["RCACHE_ENABLE=n"]);
+    assert_eq!(told(&plan), ["RCACHE_ENABLE=n", "CMA_MEMORY_INVALIDATE=y"]);
 }
 
 #[test]
