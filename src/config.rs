@@ -25,6 +25,8 @@ pub fn backends() -> &'static [&'static str] {
         "ipc",
         #[cfg(feature = "tcp")]
         "tcp",
+        #[cfg(feature = "ucx")]
+        "ucx",
     ]
 }
 
@@ -290,6 +292,10 @@ impl Config {
         if use_backend("tcp") {
             builder = builder.backend(nixl_tcp::TcpBackend::new(self.tcp_config()?)?);
         }
+        #[cfg(feature = "ucx")]
+        if let Some(backend) = self.ucx_backend()? {
+            builder = builder.backend(backend);
+        }
         Ok(builder)
     }
 
@@ -468,8 +474,8 @@ mod tests {
 
     #[test]
     fn a_backend_that_is_not_compiled_in_is_refused() {
-        let config = load("backends = [\"ucx\"]", &[]).unwrap();
+        let config = load("backends = [\"cuda\"]", &[]).unwrap();
         let e = config.agent("a").err().unwrap();
-        assert!(e.to_string().contains("ucx"), "{e}");
+        assert!(e.to_string().contains("cuda"), "{e}");
     }
 }

@@ -1,5 +1,8 @@
 //! `[ucx]`: what UCX is told.
 
+#[cfg(feature = "ucx")]
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 #[cfg(feature = "ucx")]
@@ -7,7 +10,7 @@ use super::misuse;
 #[cfg(feature = "ucx")]
 use nixl_core::{PathClass, Result, negotiate::Mode};
 #[cfg(feature = "ucx")]
-use nixl_ucx::config::UcxConfig;
+use nixl_ucx::{Options, UcxBackend, config::UcxConfig, detect::Machine};
 
 /// `[ucx]`
 ///
@@ -110,6 +113,41 @@ impl UcxSection {
             ("stats_trigger", &self.stats_trigger),
         ]
     }
+}
+
+#[cfg(feature = "ucx")]
+impl super::Config {
+    /// The UCX backend, where it is asked for by name, or may be used and there is RDMA: for
+    /// everything else there are better ones, and loading UCX has its price.
+    ///
+    /// Errors: why UCX cannot be used, where the configuration insists on it.
+    pub(super) fn ucx_backend(&self) -> Result<Option<UcxBackend>> {
+        let is_ucx = |name: &String| name == "ucx" || name.starts_with("ucx_");
+        let policy = &self.policy;
+        let insisted = self.backends.iter().chain(&policy.only).any(is_ucx);
+        let named = insisted || policy.prefer.iter().any(is_ucx);
+        let listed = self.backends.is_empty() || self.backends.iter().any(is_ucx);
+        if !listed || !(named || has_rdma()) {
+            return Ok(None);
+        }
+        let options = Options {
+            connect_timeout: Duration::from_millis(self.agent.connect_timeout_ms),
+            ..Options::default()
+        };
+        match UcxBackend::open(&self.ucx_config()?, options) {
+            Ok(backend) => Ok(Some(backend)),
+            Err(why) if insisted => Err(why),
+            Err(why) => {
+                tracing::warn!(%why, "going on without UCX");
+                Ok(None)
+            }
+        }
+    }
+}
+
+#[cfg(feature = "ucx")]
+fn has_rdma() -> bool {
+    Machine::read("/").usable_devices().next().is_some()
 }
 
 /// Some values are numbers and words: `3` is as good as `"3"`.
