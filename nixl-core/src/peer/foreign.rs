@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Peer, Proof};
-use crate::{AgentConfig, metadata};
+use super::{Link, Peer, Proof};
+use crate::{AgentConfig, Error, metadata};
 
 /// Longest time to connect to a foreign agent, and to prove a path to it.
 const FOREIGN: Duration = Duration::from_secs(1);
@@ -40,6 +40,13 @@ impl Peer {
     pub(crate) fn retry_proofs(&self) {
         let mut state = self.state.lock();
         state.proofs.retain(|_, p| !matches!(p, Proof::Failed(..)));
+    }
+
+    /// Closes a connection over which nothing comes back: nothing else ends what is in flight there.
+    pub(super) fn give_up_on(&self, link: &Link, why: Error) {
+        let why = why.with_peer(&self.name);
+        self.state.lock().set_down(link.backend, why);
+        link.give_up();
     }
 
     /// A foreign peer gives no credit: what has not left counts as untaken.

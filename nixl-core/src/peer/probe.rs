@@ -346,9 +346,8 @@ impl Peer {
         for probe in late {
             probe.transfer.cancel();
             if self.is_foreign() {
+                self.give_up_on(&probe.link, not_understood());
                 probe.end(Err(not_understood()));
-                // Nothing else ends what it still has in flight.
-                probe.link.give_up();
             } else {
                 probe.end(Err(timed_out()));
             }

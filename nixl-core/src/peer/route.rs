@@ -13,7 +13,7 @@ use crate::{
     agent::Shared,
     backend::{Conn, ConnectDone, Endpoint},
     error::fail,
-    negotiate::{self, Demand, Health, Mode, Negotiation},
+    negotiate::{self, Demand, Health, Mode, Negotiation, Reject},
     plan::Plan,
     request,
     runtime::{deadline_after, later},
@@ -350,15 +350,12 @@ impl Peer {
                 .collect();
             for name in late {
                 expired = true;
-                let hint = if self.is_foreign() {
-                    ANOTHER_VERSION
-                } else {
-                    ""
+                let (kind, hint) = match self.is_foreign() {
+                    true => (ErrorKind::Timeout, ANOTHER_VERSION),
+                    false => (ErrorKind::PeerGone, ""),
                 };
-                let why = fail(
-                    ErrorKind::PeerGone,
-                    format!("no answer from the peer over {name} within {limit:?}{hint}"),
-                );
+                let text = format!("no answer from the peer over {name} within {limit:?}{hint}");
+                let why = fail(kind, text);
                 state.set_down(name, why.with_peer(&self.name));
             }
         }
@@ -418,7 +415,7 @@ impl State {
         self.links.insert(backend, LinkState::Connecting { since });
     }
 
-    fn set_down(&mut self, backend: BackendName, why: Error) {
+    pub(super) fn set_down(&mut self, backend: BackendName, why: Error) {
         let failures = self.failures.entry(backend).or_insert(0);
         let until = Instant::now() + backoff(*failures);
         *failures += 1;
@@ -468,7 +465,9 @@ impl Shared {
         failed: &[(PathName, Error)],
         insisted: &mut Vec<BackendName>,
     ) -> Option<(PathName, BackendName, bool)> {
-        let refused = found.rejected.iter().filter(|r| r.2.is_unreachable());
+        let silent = |why: &Reject| found.foreign && why.is_silence();
+        let refused = found.rejected.iter();
+        let refused = refused.filter(|r| r.2.is_unreachable() && !silent(&r.2));
         let mut paths = refused.filter_map(|r| self.path_caps(r.0));
         let caps = paths
             .find(|c| !insisted.contains(&c.backend) && !request::has_failed(failed, c.path))?;
