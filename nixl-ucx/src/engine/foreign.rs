@@ -26,8 +26,8 @@ use crate::{
 pub(super) const NOTIFICATION: u32 = 0;
 
 /// How long the other side may take to be reached at all: versions that do not understand each
-/// other say nothing.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// other say nothing. A little less than core waits, which cannot name the versions.
+const PATIENCE: Duration = Duration::from_millis(900);
 
 /// A connection to make to a NIXL agent.
 pub(crate) struct Foreign {
