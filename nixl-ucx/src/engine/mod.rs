@@ -25,7 +25,7 @@ use nixl_core::{
     auth::PeerIdentity,
     backend::{ConnectDone, Context, PeerAddress},
     inflight::Completion,
-    runtime::{Readiness, Step, Task, Turn, Watch, WatchToken},
+    runtime::{Readiness, Step, Task, Tick, Turn, Watch, WatchToken},
 };
 use parking_lot::Mutex;
 use ucx_sys::Version;
@@ -49,6 +49,8 @@ const MESSAGES: u32 = 2301;
 const CHANNEL: &str = "ucx";
 /// How long a thread that posts or sends may be kept.
 const INLINE: Duration = Duration::from_micros(20);
+/// Bytes in flight that a thread that posts may move along.
+const INLINE_BYTES: u64 = 64 << 10;
 /// How long the reactor may be kept.
 const ON_WAKE: Duration = Duration::from_micros(50);
 /// How long a turn looks for more before it arms the worker, while operations are in flight.
@@ -185,6 +187,8 @@ impl Engine {
         let token = engine.ctx.runtime.watch(fd, waker)?;
         // Set once, here.
         let _ = engine.watch.set(token);
+        let ticker: Weak<dyn Tick> = engine.me.clone();
+        engine.ctx.runtime.add_ticker(ticker);
         engine.take_turn(INLINE, Caller::Core);
         Ok(engine)
     }
@@ -219,8 +223,8 @@ impl Engine {
         self.busy.store(true, Ordering::Release);
         let mut last = Instant::now();
         loop {
-            let moved = self.step();
-            if !self.tell(caller) {
+            let moved = self.step(until, caller);
+            if !self.tell(caller) || (caller == Caller::Core && self.is_loaded()) {
                 return;
             }
             let now = Instant::now();
@@ -243,23 +247,17 @@ impl Engine {
         }
     }
 
+    /// Whether more is in flight than a thread that posts may be kept for.
+    fn is_loaded(&self) -> bool {
+        self.flying.bytes.load(Ordering::Relaxed) > INLINE_BYTES
+    }
+
     /// Nothing to do until the worker wakes us, or an order comes.
     fn rest(&self) {
         self.busy.store(false, Ordering::Release);
     }
 
     // --- time ---
-
-    /// Does what is due; returns when to be called next.
-    pub(crate) fn tick(self: &Arc<Self>, now: Instant) -> Instant {
-        self.order(Order::Tick(now));
-        let idle = self.flying.ops.load(Ordering::Relaxed) == 0;
-        let look = now + LOOK[usize::from(idle)];
-        match self.due.load(Ordering::Relaxed) {
-            0 => look,
-            due => look.min(self.begun + Duration::from_nanos(due)),
-        }
-    }
 
     /// Something is due at `at`.
     fn due_at(&self, at: Instant) {
@@ -321,6 +319,20 @@ impl Task for Engine {
             return Step::Again;
         }
         Step::Done
+    }
+}
+
+impl Tick for Engine {
+    fn tick(&self, now: Instant) -> Option<Instant> {
+        let engine = self.me.upgrade()?;
+        engine.orders.lock().push_back(Order::Tick(now));
+        engine.take_turn(ON_WAKE, Caller::Runtime);
+        let idle = self.flying.ops.load(Ordering::Relaxed) == 0;
+        let look = now + LOOK[usize::from(idle)];
+        Some(match self.due.load(Ordering::Relaxed) {
+            0 => look,
+            due => look.min(self.begun + Duration::from_nanos(due)),
+        })
     }
 }
 

@@ -37,7 +37,7 @@ const LINGER: Duration = Duration::from_millis(100);
 
 impl Engine {
     /// Does a bounded amount of everything; false if there was nothing to do.
-    pub(super) fn step(&self) -> bool {
+    pub(super) fn step(&self, until: Instant, caller: Caller) -> bool {
         let mut moved = false;
         {
             let mut state = self.state.lock();
@@ -45,11 +45,18 @@ impl Engine {
             moved |= self.take_orders(&mut state, &entered);
             moved |= self.send_frames(&mut state, &entered);
             moved |= self.feed(&mut state, &entered);
-            for _ in 0..BATCH {
-                if !entered.progress() {
-                    break;
-                }
+            let mut left = if caller == Caller::Core && self.is_loaded() {
+                0
+            } else {
+                BATCH
+            };
+            while left > 0 && entered.progress() {
                 moved = true;
+                left -= 1;
+                // One call may copy half a megabyte.
+                if self.is_loaded() && Instant::now() >= until {
+                    left = 0;
+                }
             }
             moved |= self.take_events(&mut state, &entered);
         }
