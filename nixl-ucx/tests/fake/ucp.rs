@@ -7,7 +7,10 @@ use std::{
 
 use ucx_sys::*;
 
-use super::world::{Callback, Endpoint, Operation, Pointer, Work, with};
+use super::{
+    memory::*,
+    world::{Callback, Endpoint, Operation, Pointer, Work, with},
+};
 
 /// A function that nobody calls, in whatever shape.
 macro_rules! nobody {
@@ -88,18 +91,18 @@ fn symbols() -> Symbols {
     }
 }
 
-const OK: ucs_status_t = ucs_status_t::UCS_OK;
+pub(crate) const OK: ucs_status_t = ucs_status_t::UCS_OK;
 
-fn number<T>(handle: *mut T) -> usize {
+pub(crate) fn number<T>(handle: *mut T) -> usize {
     handle.addr()
 }
 
-fn handle<T>(number: usize) -> *mut T {
+pub(crate) fn handle<T>(number: usize) -> *mut T {
     ptr::without_provenance_mut(number)
 }
 
 /// Writes to an out-pointer.
-fn give<T>(to: *mut T, value: T) {
+pub(crate) fn give<T>(to: *mut T, value: T) {
     // SAFETY: INV-5, the caller's variable.
     unsafe { to.write(value) };
 }
@@ -127,7 +130,7 @@ fn callback(param: *const ucp_request_param_t) -> Callback {
     }
 }
 
-fn copied(from: *const c_void, len: usize) -> Vec<u8> {
+pub(crate) fn copied(from: *const c_void, len: usize) -> Vec<u8> {
     if len == 0 {
         return Vec::new();
     }
@@ -143,55 +146,6 @@ unsafe extern "C" fn ucp_get_version(a: *mut c_uint, b: *mut c_uint, c: *mut c_u
 
 unsafe extern "C" fn ucs_status_string(_: ucs_status_t) -> *const c_char {
     c"something of the fake's".as_ptr()
-}
-
-unsafe extern "C" fn ucp_config_read(
-    _: *const c_char,
-    _: *const c_char,
-    config: *mut *mut ucp_config_t,
-) -> ucs_status_t {
-    give(config, handle(16));
-    OK
-}
-
-unsafe extern "C" fn ucp_config_modify(
-    _: *mut ucp_config_t,
-    _: *const c_char,
-    _: *const c_char,
-) -> ucs_status_t {
-    OK
-}
-
-unsafe extern "C" fn ucp_config_release(_: *mut ucp_config_t) {}
-
-unsafe extern "C" fn ucp_init_version(
-    _: c_uint,
-    _: c_uint,
-    _: *const ucp_params_t,
-    _: *const ucp_config_t,
-    context: *mut ucp_context_h,
-) -> ucs_status_t {
-    give(context, handle(with(|world| world.number())));
-    OK
-}
-
-unsafe extern "C" fn ucp_cleanup(_: ucp_context_h) {}
-
-fn print(stream: *mut libc::FILE, text: &std::ffi::CStr) {
-    // SAFETY: INV-5, the caller's open stream, and a string that ends.
-    unsafe { libc::fputs(text.as_ptr(), stream) };
-}
-
-unsafe extern "C" fn ucp_context_print_info(_: ucp_context_h, stream: *mut libc::FILE) {
-    print(
-        stream,
-        c"#  resource 0  :  md 0  dev 0  flags -- rc_fake/fake0:1\n",
-    );
-}
-
-unsafe extern "C" fn ucp_ep_print_info(_: ucp_ep_h, stream: *mut libc::FILE) {
-    let text = c"#  lane[0]:  0:rc_fake/fake0:1.0 md[0] -> md[0]/ib/sysdev[255] rma_bw#0 am\n";
-    print(stream, text);
 }
 
 unsafe extern "C" fn ucp_worker_create(
@@ -511,67 +465,3 @@ unsafe extern "C" fn ucp_request_free(request: *mut c_void) {
     let known = with(|world| world.requests.remove(&number(request)));
     assert!(known, "a request is freed once");
 }
-
-unsafe extern "C" fn ucp_mem_map(
-    _: ucp_context_h,
-    params: *const ucp_mem_map_params_t,
-    memory: *mut ucp_mem_h,
-) -> ucs_status_t {
-    // SAFETY: INV-5, the caller's structure.
-    let params = unsafe { &*params };
-    let span = (params.address.expose_provenance(), params.length);
-    with(|world| {
-        let number = world.number();
-        world.memory.insert(number, span);
-        give(memory, handle(number));
-    });
-    OK
-}
-
-unsafe extern "C" fn ucp_mem_unmap(_: ucp_context_h, memory: ucp_mem_h) -> ucs_status_t {
-    let known = with(|world| world.memory.remove(&number(memory)));
-    assert!(known.is_some(), "memory is deregistered once");
-    OK
-}
-
-/// No domain, host memory, then the registration's number.
-unsafe extern "C" fn ucp_rkey_pack(
-    _: ucp_context_h,
-    memory: ucp_mem_h,
-    key: *mut *mut c_void,
-    len: *mut usize,
-) -> ucs_status_t {
-    let mut bytes = vec![0; 9];
-    bytes.extend((number(memory) as u64).to_le_bytes());
-    let bytes = Box::leak(bytes.into_boxed_slice());
-    give(len, bytes.len());
-    give(key, bytes.as_mut_ptr().cast());
-    OK
-}
-
-unsafe extern "C" fn ucp_rkey_buffer_release(key: *mut c_void) {
-    let bytes = ptr::slice_from_raw_parts_mut(key.cast::<u8>(), 17);
-    // SAFETY: INV-5, what `ucp_rkey_pack` leaked, once.
-    drop(unsafe { Box::from_raw(bytes) });
-}
-
-unsafe extern "C" fn ucp_ep_rkey_unpack(
-    _: ucp_ep_h,
-    bytes: *const c_void,
-    key: *mut ucp_rkey_h,
-) -> ucs_status_t {
-    let bytes = copied(bytes, 17);
-    let memory: [u8; 8] = bytes[9..].try_into().expect("eight bytes");
-    with(|world| {
-        if world.faults.refuse_keys {
-            return ucs_status_t::UCS_ERR_UNREACHABLE;
-        }
-        // The key's own number leads to the registration's.
-        let memory = u64::from_le_bytes(memory) as usize;
-        world.keys.insert(memory);
-        give(key, handle(memory));
-        OK
-    })
-}
-
-unsafe extern "C" fn ucp_rkey_destroy(_: ucp_rkey_h) {}
