@@ -88,6 +88,10 @@ impl AgentBuilder {
     pub fn build(self) -> Result<Agent> {
         check_name(&self.name)?;
         check_backends(&self.backends)?;
+        let paths = self.backends.iter().flat_map(|b| b.paths());
+        self.config
+            .policy
+            .check(&paths.cloned().collect::<Vec<_>>())?;
         let identity = Identity {
             name: self.name,
             generation: Generation(u64::from_le_bytes(auth::random()?)),

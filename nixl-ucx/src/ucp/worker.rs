@@ -24,8 +24,8 @@ pub(super) struct Inner {
     /// What was dropped outside of the worker's turn, to be freed inside.
     graves: Mutex<Vec<Grave>>,
     pub(super) sink: Arc<dyn Sink>,
-    /// UCX holds their addresses.
-    receivers: Vec<Box<Receiver>>,
+    /// UCX holds their addresses: the slice is never replaced.
+    receivers: Box<[Receiver]>,
     pub(super) context: Context,
 }
 
