@@ -69,18 +69,13 @@ const HAS_REPLY: u64 = sys::ucp_am_recv_attr_t::UCP_AM_RECV_ATTR_FIELD_REPLY_EP.
 const PROMISE: u64 = sys::ucp_am_recv_attr_t::UCP_AM_RECV_ATTR_FLAG_RNDV.0 as u64;
 
 impl Receiver {
-    pub(super) fn new(
-        id: u32,
-        worker: sys::ucp_worker_h,
-        api: &Api,
-        sink: &Arc<dyn Sink>,
-    ) -> Box<Self> {
-        Box::new(Self {
+    pub(super) fn new(id: u32, worker: sys::ucp_worker_h, api: &Api, sink: &Arc<dyn Sink>) -> Self {
+        Self {
             id,
             worker,
             api: api.clone(),
             sink: sink.clone(),
-        })
+        }
     }
 
     /// Has UCX call [`receive`] from now on.

@@ -25,7 +25,7 @@ pub(super) struct Inner {
     graves: Mutex<Vec<Grave>>,
     pub(super) sink: Arc<dyn Sink>,
     /// UCX holds their addresses.
-    receivers: Vec<Box<Receiver>>,
+    receivers: Box<[Receiver]>,
     pub(super) context: Context,
 }
 
@@ -74,7 +74,7 @@ impl Worker {
             sink,
             context: context.clone(),
         }));
-        for receiver in &worker.0.receivers {
+        for receiver in &*worker.0.receivers {
             receiver.install(api)?;
         }
         Ok(worker)
