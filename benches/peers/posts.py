@@ -8,6 +8,7 @@ beside the post.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 
@@ -19,6 +20,7 @@ import run as report
 COUNTS = [1, 256, 16_000, 65_536]
 BLOCK = 2048
 TRANSPORTS = ["cma", "tcp"]
+OPS = ["read", "write"]
 # What stands between these two lines in the document is the last table.
 MARKS = ("<!-- printed by benches/peers/posts.py -->", "<!-- end of posts -->")
 
@@ -26,7 +28,7 @@ MARKS = ("<!-- printed by benches/peers/posts.py -->", "<!-- end of posts -->")
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--op", choices=["read", "write"], default="read")
+    parser.add_argument("--op", choices=OPS, help="measure this only")
     parser.add_argument("--write", action="store_true", help="put it in docs/performance.md")
     return parser.parse_args()
 
@@ -56,34 +58,34 @@ def post(record):
 
 
 def measure(args):
-    """Records by (transport, count, program), one for each round."""
-    cases = [(t, c, p) for t in TRANSPORTS for c in COUNTS for p in ("ours", "nixl")]
+    """Records by (transport, operation, count, program), one for each round."""
+    ops = [args.op] if args.op else OPS
+    cases = list(itertools.product(TRANSPORTS, ops, COUNTS, ("ours", "nixl")))
     records = {}
     for number in range(1, args.rounds + 1):
-        for transport, count, program in cases:
-            found = peers.measure(command(program, transport, args.op, count, number))
+        for transport, op, count, program in cases:
+            found = peers.measure(command(program, transport, op, count, number))
+            name = f"{transport} {op} {count} {program} {found.get('path', '')}"
             if "error" in found:
-                sys.exit(f"{program} over {transport}, {count} blocks: {found['error']}")
-            records.setdefault((transport, count, program), []).append(found)
-            path = found.get("path", "")
-            report.say(f"{number} {transport} {count} {program} {path}: post {post(found):.1f} µs")
+                sys.exit(f"{name}: {found['error']}")
+            records.setdefault((transport, op, count, program), []).append(found)
+            report.say(f"[{number}/{args.rounds}] {name}: post {post(found):.1f} µs")
     return records
 
 
 def table(args, records):
-    lines = ["| transport | blocks | post, ours | NIXL | ours/NIXL | done, ours | NIXL | ours/NIXL |"]
-    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for transport in TRANSPORTS:
-        for count in COUNTS:
-            cells = [transport, f"{count:,}"]
-            ours, theirs = (records[transport, count, p] for p in ("ours", "nixl"))
-            for value in (post, lambda record: record["total_us"]["p50"]):
-                pairs = [(value(a) / count, value(b) / count) for a, b in zip(ours, theirs)]
-                medians = [statistics.median(side) for side in zip(*pairs)]
-                ratio = statistics.median(a / b for a, b in pairs)
-                cells += [*(f"{number:.3f}" for number in medians), f"{ratio:.3f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-    facts = [*report.machine(), f"{args.rounds} rounds, {args.op}, {BLOCK} bytes a block"]
+    lines = ["| transport | op | blocks | post: ours | NIXL | /NIXL | done: ours | NIXL | /NIXL |"]
+    lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for transport, op, count in dict.fromkeys(key[:3] for key in records):
+        cells = [transport, op, f"{count:,}"]
+        ours, theirs = (records[transport, op, count, p] for p in ("ours", "nixl"))
+        for value in (post, lambda record: record["total_us"]["p50"]):
+            pairs = [(value(a) / count, value(b) / count) for a, b in zip(ours, theirs)]
+            medians = [statistics.median(side) for side in zip(*pairs)]
+            ratio = statistics.median(a / b for a, b in pairs)
+            cells += [*(f"{number:.3f}" for number in medians), f"{ratio:.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    facts = [*report.machine(), f"{args.rounds} rounds, {BLOCK} bytes a block"]
     return "\n".join([*(f"- {fact}" for fact in facts), "", *lines]) + "\n"
 
 

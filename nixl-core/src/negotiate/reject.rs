@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
-use crate::{Error, ErrorKind, MemKind, Op, PathClass};
+use crate::{Error, MemKind, Op, PathClass};
 
 /// The part of the policy that rules a path out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,11 +105,6 @@ impl Reject {
                 | Self::ProbeFailed { .. }
                 | Self::NoCost
         )
-    }
-
-    /// Nobody answered at all.
-    pub fn is_silence(&self) -> bool {
-        matches!(self, Self::ConnectFailed { why, .. } if why.kind() == ErrorKind::Timeout)
     }
 
     /// The peer could not be reached this way.

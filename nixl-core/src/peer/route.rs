@@ -13,7 +13,7 @@ use crate::{
     agent::Shared,
     backend::{Conn, ConnectDone, Endpoint},
     error::fail,
-    negotiate::{self, Demand, Health, Mode, Negotiation, Reject},
+    negotiate::{self, Demand, Health, Mode, Negotiation},
     plan::Plan,
     request,
     runtime::{deadline_after, later},
@@ -59,7 +59,7 @@ impl Peer {
         self: &Arc<Self>,
         request: &Arc<request::Inner>,
         failed: &[(PathName, Error)],
-        insisted: Option<&mut Vec<BackendName>>,
+        mut insisted: Option<&mut Vec<BackendName>>,
     ) -> Route {
         let Some(shared) = self.shared.upgrade() else {
             return Route::Fail(fail(ErrorKind::PeerGone, "the agent was shut down"));
@@ -78,7 +78,9 @@ impl Peer {
             let park = insisted.is_some();
             let chosen = match best {
                 Some(best) => Some((best.path, best.backend, best.flipped)),
-                None => insisted.and_then(|list| shared.insist(&found, failed, list)),
+                None => insisted
+                    .as_deref_mut()
+                    .and_then(|list| shared.insist(&found, failed, list)),
             };
             let Some((path, backend, flipped)) = chosen else {
                 return Route::Fail(self.no_path(&found, failed));
@@ -96,6 +98,12 @@ impl Peer {
             }
             if park && !matches!(need, Need::Nothing(_)) {
                 state.waiting.push(request.clone());
+            }
+            if let (Need::Connect | Need::Patience, Some(list), true) =
+                (&need, insisted, self.is_foreign())
+            {
+                // One that does not answer is not asked twice: whoever posts shall know soon.
+                list.push(backend);
             }
             (need, path, backend, flipped)
         };
@@ -465,9 +473,7 @@ impl Shared {
         failed: &[(PathName, Error)],
         insisted: &mut Vec<BackendName>,
     ) -> Option<(PathName, BackendName, bool)> {
-        let silent = |why: &Reject| found.foreign && why.is_silence();
-        let refused = found.rejected.iter();
-        let refused = refused.filter(|r| r.2.is_unreachable() && !silent(&r.2));
+        let refused = found.rejected.iter().filter(|r| r.2.is_unreachable());
         let mut paths = refused.filter_map(|r| self.path_caps(r.0));
         let caps = paths
             .find(|c| !insisted.contains(&c.backend) && !request::has_failed(failed, c.path))?;
