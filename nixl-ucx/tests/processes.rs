@@ -4,7 +4,7 @@
 //! one region until its standard input ends.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
@@ -226,9 +226,8 @@ fn another_version_is_refused_before_it_aborts() {
 #[test]
 fn a_missing_libucp_is_named() {
     let nowhere = Path::new("/nowhere/libucp.so.0");
-    let e = agent("here", Some(nowhere))
-        .err()
-        .expect("nothing is there");
+    let e = agent("here", Some(nowhere)).map(drop);
+    let e = e.expect_err("nothing is there");
     assert_eq!(e.kind(), ErrorKind::Unsupported);
     assert!(e.message().contains("/nowhere/libucp.so.0"), "{e}");
 }
