@@ -74,7 +74,7 @@ impl Worker {
             sink,
             context: context.clone(),
         }));
-        for receiver in &worker.0.receivers {
+        for receiver in &*worker.0.receivers {
             receiver.install(api)?;
         }
         Ok(worker)
