@@ -17,7 +17,7 @@ use nixl_core::{
     error::fail,
     mem::Registration,
 };
-use ucx_sys::{Library, Search};
+use ucx_sys::{Library, Search, Version};
 
 use crate::{
     address::{Address, MAX_WORKERS},
@@ -203,6 +203,18 @@ impl UcxBackend {
         Ok(Node { engines, next })
     }
 
+    /// Errors with `Unsupported` where the peer's UCX and this one do not understand each other.
+    fn check_version(&self, theirs: Version) -> Result<()> {
+        let ours = self.library.version();
+        if understand(ours, theirs) {
+            return Ok(());
+        }
+        Err(unsupported(format!(
+            "the peer runs UCX {theirs}, this agent {ours}, and the two do not understand each \
+             other; run the same release on both sides, or 1.22 and newer"
+        )))
+    }
+
     fn dial(&self, peer: Arc<PeerAddress>, done: ConnectDone) {
         let Some(node) = self.node.get() else {
             let why = fail(ErrorKind::ApiMisuse, "the ucx backend has not started");
@@ -214,7 +226,8 @@ impl UcxBackend {
         let card = peer.card.backend(UCX);
         let address = card
             .ok_or_else(|| unsupported("the peer has no ucx backend"))
-            .and_then(|card| Address::decode(&card.address));
+            .and_then(|card| Address::decode(&card.address))
+            .and_then(|found| self.check_version(found.version).map(|()| found));
         let address = match address {
             Ok(address) => address,
             Err(why) => return done.failed(why.with_peer(&peer.card.name)),
@@ -228,6 +241,13 @@ impl UcxBackend {
             done,
         }));
     }
+}
+
+/// Whether two releases of UCX can talk. Their addresses changed without saying so: what was tried
+/// of different ones failed before 1.22, at worst by an assertion in the other process.
+fn understand(a: Version, b: Version) -> bool {
+    let release = |v: Version| (v.major, v.minor);
+    release(a) == release(b) || (a.at_least(1, 22) && b.at_least(1, 22) && a.major == b.major)
 }
 
 /// One path for each class of transport that the context has. `cma`: this UCX uses CMA for
@@ -309,6 +329,26 @@ impl Drop for UcxBackend {
         self.shutdown();
         if let Some(node) = self.node.get() {
             node.engines.iter().for_each(|engine| engine.finish(LAST));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_releases_that_were_seen_to_talk_are_let_talk() {
+        let version = |minor, release| Version {
+            major: 1,
+            minor,
+            release,
+        };
+        assert!(understand(version(13, 1), version(13, 0)));
+        assert!(understand(version(22, 0), version(23, 1)));
+        for (a, b) in [(13, 22), (21, 22), (20, 23), (18, 19)] {
+            assert!(!understand(version(a, 0), version(b, 0)), "{a} and {b}");
+            assert!(!understand(version(b, 0), version(a, 0)), "{b} and {a}");
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Inner {
     /// What was dropped outside of the worker's turn, to be freed inside.
     graves: Mutex<Vec<Grave>>,
     pub(super) sink: Arc<dyn Sink>,
-    /// UCX holds their addresses: the slice is never replaced.
+    /// UCX holds their addresses.
     receivers: Box<[Receiver]>,
     pub(super) context: Context,
 }
@@ -74,7 +74,7 @@ impl Worker {
             sink,
             context: context.clone(),
         }));
-        for receiver in &worker.0.receivers {
+        for receiver in &*worker.0.receivers {
             receiver.install(api)?;
         }
         Ok(worker)

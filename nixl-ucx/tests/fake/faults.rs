@@ -66,6 +66,10 @@ fn set_hold(hold: bool) {
     });
 }
 
+fn in_flight() -> bool {
+    with(|world| world.workers.values().any(|w| !w.operations.is_empty()))
+}
+
 #[test]
 fn what_finds_no_room_is_tried_again() {
     for progress in [THREADS, Progress::Caller] {
@@ -96,6 +100,7 @@ fn a_cancelled_operation_keeps_its_memory_until_it_is_over() {
         rig.settle(&link);
         set_hold(true);
         moved.op.post().expect("the post is taken");
+        rig.wait("operations in flight", in_flight);
         moved.op.transfer().cancel();
         let ended = rig.wait_for(Duration::from_millis(100), || !moved.op.is_open());
         assert!(!ended, "the token came back under operations in flight");
@@ -125,6 +130,7 @@ fn a_broken_endpoint_ends_its_operations_and_nobody_else_s() {
         set_hold(true);
         broken.op.post().expect("the post is taken");
         whole.op.post().expect("the post is taken");
+        rig.wait("operations in flight", || in_flight_on_all(2));
         let victim = peer_of_first();
         with(|world| world.break_endpoints(|endpoint| endpoint.peer == victim));
         let e = rig.end(&broken.op).expect_err("its endpoint broke");
@@ -140,6 +146,15 @@ fn a_broken_endpoint_ends_its_operations_and_nobody_else_s() {
         with(|world| world.break_endpoints(|endpoint| endpoint.worker == victim));
         rig.finish();
     }
+}
+
+/// Whether at least so many endpoints have operations in flight.
+fn in_flight_on_all(endpoints: usize) -> bool {
+    with(|world| {
+        let operations = world.workers.values().flat_map(|w| &w.operations);
+        let busy: std::collections::HashSet<_> = operations.map(|op| op.endpoint).collect();
+        busy.len() >= endpoints
+    })
 }
 
 /// The second worker that was made: that of the first link's target.
