@@ -68,6 +68,8 @@ pub struct AgentSection {
     pub notification_window: u64,
     /// Deliver notifications of senders that are not loaded.
     pub accept_unverified: bool,
+    /// NIXL's agents: `refuse` or `accept`.
+    pub foreign_metadata: String,
 }
 
 /// `[policy]`
@@ -129,6 +131,7 @@ impl Default for AgentSection {
             stall_after_ms: ms(core.stall_after),
             notification_window: core.notification_window,
             accept_unverified: core.accept_unverified,
+            foreign_metadata: core.foreign_metadata.as_str().to_owned(),
         }
     }
 }
@@ -257,6 +260,7 @@ impl Config {
             stall_after: millis("agent.stall_after_ms", self.agent.stall_after_ms)?,
             notification_window: self.agent.notification_window,
             accept_unverified: self.agent.accept_unverified,
+            foreign_metadata: self.agent.foreign_metadata.parse()?,
             policy: Policy {
                 mode: self.policy.mode.parse::<Mode>()?,
                 prefer: self.policy.prefer.clone(),
@@ -406,6 +410,7 @@ mod tests {
             ("", vec![("TCP_STEAMS", "2")], "NIXL_RS_TCP_STEAMS"),
             ("", vec![("TCP_PORT", "many")], "integer"),
             ("", vec![("POLICY_MODE", "fast")], "fast"),
+            ("[agent]\nforeign_metadata = \"some\"", vec![], "some"),
             ("tcp = 3", vec![("TCP_PORT", "1")], "tcp"),
             ("", vec![("AGENT_DEADLINE_MS", "0")], "agent.deadline_ms"),
             (

@@ -2,7 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nixl_core::metadata::{Decoded, Limits, decode, encode};
+use nixl_core::metadata::{
+    Decoded, Limits, decode, decode_notification, encode, encode_notification,
+};
 
 fn check(blob: &[u8]) {
     if let Ok(Decoded::Ours(metadata)) = decode(blob, &Limits::default()) {
@@ -36,8 +38,17 @@ fn with_trailer(trailer: &[u8]) -> Vec<u8> {
     seal(body)
 }
 
+/// A NIXL agent's notification reads as what writes the same, or not at all.
+fn check_notification(message: &[u8]) {
+    if let Ok((from, data)) = decode_notification(message) {
+        assert_eq!(encode_notification(from, data), message);
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     check(data);
+    check_notification(data);
+    check_notification(&[b"nixlSerDes|name", data].concat());
     check(&seal(data.to_vec()));
     check(&with_trailer(data));
 });

@@ -51,6 +51,7 @@ struct Line<'a> {
     measured: bool,
     proven: bool,
     flipped: bool,
+    foreign: bool,
     code: Option<&'static str>,
     reason: Option<String>,
 }
@@ -157,6 +158,7 @@ fn print_json(peer: &str, demand: &Demand, found: &Negotiation) -> Result<()> {
             measured: row.measured,
             proven: row.proven,
             flipped: row.flipped,
+            foreign: row.foreign,
             code: row.code,
             reason: row.reason,
         };

@@ -69,6 +69,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Begins to accept peers; returns the address bytes for the agent card. Called once.
     fn start(&self, ctx: Context) -> Result<Bytes>;
 
+    /// What NIXL's agents are told of it and can do with it, where they have it too. Called once,
+    /// after [`Backend::start`].
+    fn nixl(&self) -> Option<NixlFace> {
+        None
+    }
+
     /// Registers a region, where the backend needs that. The registration is dropped before the
     /// memory is freed.
     fn register(&self, _region: &Region) -> Result<Option<Box<dyn Registration>>> {
@@ -77,6 +83,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Connects to `peer`: network, authentication, everything up to being usable. Reports
     /// through `done` within its own connect timeout.
+    ///
+    /// To a foreign peer ([`AgentCard::foreign`]) there is no handshake: the address is what
+    /// NIXL's agent said, and connected means that it could be reached at all.
     fn connect(&self, peer: Arc<PeerAddress>, done: ConnectDone);
 
     /// Called now and then from the progress thread; returns when it wants the next call.
@@ -87,6 +96,18 @@ pub trait Backend: Send + Sync + 'static {
     /// Stops accepting and closes every connection. Tokens complete, soon after if not at once.
     /// May be called again, and before `start`.
     fn shutdown(&self);
+}
+
+/// A backend as NIXL's agents know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NixlFace {
+    /// NIXL's name for it (`"UCX"`).
+    pub name: &'static str,
+    /// Connection info for NIXL's agents (UCX: the worker address). Constant: to NIXL another one
+    /// is another agent. `None`: they would not understand us, so they are told nothing.
+    pub conn: Option<Bytes>,
+    /// The paths that a NIXL agent can be the target of.
+    pub paths: Vec<PathName>,
 }
 
 /// Where and who a peer is, as its metadata said.
@@ -118,8 +139,15 @@ pub unsafe trait Endpoint: Send + Sync + 'static {
     fn prepare(&self, path: PathName, plan: &Arc<Plan>) -> Result<Arc<dyn Transfer>>;
 
     /// Sends a message to the peer's [`Conn`]: in order, whole, at most once; may be queued.
-    /// Errors only when the connection is closed.
+    /// Errors only when the connection is closed. To a foreign peer the message is a notification
+    /// as NIXL puts it on the wire, at most 16 MiB and 64 KiB.
     fn send(&self, message: Bytes) -> Result<()>;
+
+    /// Bytes of messages that wait here to leave. Asked of connections to foreign peers, who give
+    /// no credit.
+    fn unsent(&self) -> u64 {
+        0
+    }
 
     /// The peer withdrew a region, or no request names it any more: unmap it as soon as no
     /// transfer uses it.
@@ -187,6 +215,9 @@ pub trait Upcalls: Send + Sync + 'static {
         peer: PeerIdentity,
         endpoint: Arc<dyn Endpoint>,
     ) -> Conn;
+    /// A notification of a NIXL agent arrived, as NIXL puts it on the wire. Nothing proves who
+    /// sent it.
+    fn foreign_message(&self, _backend: BackendName, _message: &[u8]) {}
 }
 
 impl Context {
@@ -223,6 +254,11 @@ impl Context {
         endpoint: Arc<dyn Endpoint>,
     ) -> Conn {
         self.upcalls.accepted(backend, peer, endpoint)
+    }
+
+    /// Reports a notification that a NIXL agent sent. In the order of arrival. Must not block.
+    pub fn foreign_message(&self, backend: BackendName, message: &[u8]) {
+        self.upcalls.foreign_message(backend, message);
     }
 }
 

@@ -264,6 +264,9 @@ pub struct AgentCard {
     pub backends: Vec<BackendCard>,
     /// Regions that peers probe: one shareable, one not.
     pub probes: Vec<ProbeCard>,
+    /// An agent of NIXL's: nothing proves who it is, host and secret are made up, and it speaks
+    /// what [`Backend::nixl`](crate::backend::Backend::nixl) names and no word of ours.
+    pub foreign: bool,
 }
 
 impl AgentCard {

@@ -22,7 +22,9 @@ pub mod runtime;
 mod sync;
 pub mod telemetry;
 
-pub use agent::{Agent, AgentBuilder, AgentConfig, PeerAccess, PreparedLocal, PreparedRemote};
+pub use agent::{
+    Agent, AgentBuilder, AgentConfig, ForeignMetadata, PeerAccess, PreparedLocal, PreparedRemote,
+};
 pub use card::*;
 pub use desc::{DescList, Run};
 pub use error::{Error, ErrorKind, Result};

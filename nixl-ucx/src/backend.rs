@@ -6,14 +6,14 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use nixl_core::{
     BackendName, Cost, ErrorKind, MemKind, Op, PathCaps, PathClass, PathName, Reach, Region,
     Result, Revocation,
-    backend::{Backend, ConnectDone, Context, PeerAddress},
+    backend::{Backend, ConnectDone, Context, NixlFace, PeerAddress},
     error::fail,
     mem::Registration,
 };
@@ -21,7 +21,7 @@ use ucx_sys::{Library, Search};
 
 use crate::{
     address::{Address, MAX_WORKERS},
-    config::{Plan, Report, UcxConfig, UserEnv, plan},
+    config::{CMA_SINCE, Plan, Report, UcxConfig, UserEnv, plan},
     detect::Machine,
     engine::{Dial, Engine, Order, Settings},
     fault::unsupported,
@@ -161,7 +161,7 @@ impl UcxBackend {
         let path = path.unwrap_or_default();
         tracing::info!(%version, path, profile = %report.profile, "UCX is set up");
         Ok(Self {
-            paths: paths(&context)?,
+            paths: paths(&context, known >= Some(CMA_SINCE))?,
             options,
             context,
             library,
@@ -208,6 +208,9 @@ impl UcxBackend {
             let why = fail(ErrorKind::ApiMisuse, "the ucx backend has not started");
             return done.failed(why);
         };
+        if peer.card.foreign {
+            return self.reach(&node.engines, &peer, done);
+        }
         let card = peer.card.backend(UCX);
         let address = card
             .ok_or_else(|| unsupported("the peer has no ucx backend"))
@@ -227,10 +230,14 @@ impl UcxBackend {
     }
 }
 
-/// One path for each class of transport that the context has.
-fn paths(context: &ucp::Context) -> Result<Vec<PathCaps>> {
+/// One path for each class of transport that the context has. `cma`: this UCX uses CMA for
+/// one-sided operations.
+fn paths(context: &ucp::Context, cma: bool) -> Result<Vec<PathCaps>> {
     let resources = context.resources();
     let has = |class| {
+        if class == PathClass::CrossMemory && !cma {
+            return false;
+        }
         let mut classes = resources.iter().map(|(tl, _)| ucp::class_of(tl));
         classes.any(|c| c == class)
     };
@@ -242,15 +249,8 @@ fn paths(context: &ucp::Context) -> Result<Vec<PathCaps>> {
         let _ = write!(names, " {transport}/{device}");
     }
     tracing::info!("UCX transports:{names}");
-    if !has(PathClass::Rdma) {
-        tracing::warn!(
-            "no RDMA transports available to UCX{}",
-            if has(PathClass::Tcp) {
-                ", falling back to TCP between hosts"
-            } else {
-                ""
-            }
-        );
+    if !has(PathClass::Rdma) && has(PathClass::Tcp) {
+        tracing::warn!("UCX has no RDMA transport here, falling back to TCP between hosts");
     }
     if paths.is_empty() {
         return Err(unsupported(format!(
@@ -285,17 +285,16 @@ impl Backend for UcxBackend {
         Ok(address.encode())
     }
 
+    fn nixl(&self) -> Option<NixlFace> {
+        Some(self.face())
+    }
+
     fn register(&self, region: &Region) -> Result<Option<Box<dyn Registration>>> {
         self.keys.register(&self.context, region).map(Some)
     }
 
     fn connect(&self, peer: Arc<PeerAddress>, done: ConnectDone) {
         self.dial(peer, done);
-    }
-
-    fn tick(&self, now: Instant) -> Option<Instant> {
-        let engines = self.node.get()?.engines.iter();
-        engines.map(|engine| engine.tick(now)).min()
     }
 
     fn shutdown(&self) {

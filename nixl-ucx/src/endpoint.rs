@@ -64,6 +64,10 @@ unsafe impl Endpoint for UcxEndpoint {
         self.0.send(message)
     }
 
+    fn unsent(&self) -> u64 {
+        self.0.unsent()
+    }
+
     fn forget(&self, region: RegionId) {
         self.0.imports.forget(region);
     }

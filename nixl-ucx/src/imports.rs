@@ -6,10 +6,11 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use nixl_core::{Error, ErrorKind, RegionId, RegionKey, Result, error::fail, plan::RemoteRegion};
 use parking_lot::Mutex;
 
-use crate::{fault::misbehaved, ucp::RemoteKey, wire::Import};
+use crate::{backend::UCX, fault::misbehaved, ucp::RemoteKey, wire::Import};
 
 /// What we want to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +47,8 @@ impl Grant {
 pub(crate) struct Slot {
     want: Want,
     region: RegionId,
+    /// What the peer's metadata said, for a peer that cannot be asked.
+    told: Option<Bytes>,
     state: Mutex<State>,
 }
 
@@ -84,6 +87,7 @@ impl Imports {
             Arc::new(Slot {
                 want,
                 region: region.id,
+                told: region.extras.of(UCX).cloned(),
                 state: Mutex::new(State::Empty),
             })
         });
@@ -106,13 +110,15 @@ impl Imports {
 
     /// The next question to send.
     pub(crate) fn question(&self) -> Option<Import> {
-        let mut inner = self.0.lock();
-        let slot = inner.questions.pop_front()?;
-        let id = inner.next;
-        inner.next += 1;
+        let (id, slot) = self.0.lock().ask_next()?;
         let Want { key, addr, len } = slot.want;
-        inner.asked.insert(id, slot);
         Some(Import { id, key, addr, len })
+    }
+
+    /// The next question's number, and the answer that the peer's metadata gave.
+    pub(crate) fn told(&self) -> Option<(u64, Option<Bytes>)> {
+        let (id, slot) = self.0.lock().ask_next()?;
+        Some((id, slot.told.clone()))
     }
 
     /// The peer answered question `id`.
@@ -162,6 +168,14 @@ impl Imports {
 }
 
 impl Inner {
+    fn ask_next(&mut self) -> Option<(u64, Arc<Slot>)> {
+        let slot = self.questions.pop_front()?;
+        let id = self.next;
+        self.next += 1;
+        self.asked.insert(id, slot.clone());
+        Some((id, slot))
+    }
+
     fn ask(&mut self, slot: &Arc<Slot>) {
         let mut state = slot.state.lock();
         if matches!(*state, State::Empty | State::Failed(_)) {

@@ -11,6 +11,7 @@ pub mod detect;
 mod endpoint;
 mod engine;
 mod fault;
+mod foreign;
 mod imports;
 mod keys;
 pub mod shape;

@@ -108,6 +108,7 @@ impl Node {
                 paths: paths.collect(),
             }],
             probes: Vec::new(),
+            foreign: false,
         }
     }
 

@@ -192,6 +192,16 @@ impl Engine {
         }
     }
 
+    /// Bytes of messages that wait to be delivered at `end`.
+    pub(super) fn queued_for(&self, end: &Arc<SimEndpoint>) -> u64 {
+        let state = self.state.lock();
+        let waiting = state.events.iter().map(|event| match event {
+            Event::Message(to, message) if Arc::ptr_eq(to, end) => message.len() as u64,
+            _ => 0,
+        });
+        waiting.sum()
+    }
+
     pub(super) fn keeps_leases(&self) -> bool {
         self.state.lock().faults.keeps_leases
     }

@@ -10,12 +10,12 @@ use std::{
 
 use bytes::Bytes;
 use nixl_core::{
-    Error, ErrorKind, PathName, RegionId, Result,
+    Error, ErrorKind, PathName, RegionId, RegionKey, Result,
     auth::{ClientHandshake, PeerIdentity, ServerHandshake},
     backend::{Conn, ConnectDone, Endpoint, PeerAddress, Transfer},
     error::fail,
     mem::{Access, Pin},
-    plan::{Piece, Plan},
+    plan::{Piece, Plan, RemoteRegion},
 };
 use parking_lot::Mutex;
 
@@ -34,6 +34,8 @@ pub(super) struct SimEndpoint {
     /// The peer's regions pinned here, where revocation is cooperative.
     leases: Mutex<HashMap<RegionId, Arc<Pin>>>,
     first: bool,
+    /// The connection is one to an agent of NIXL's: the other side knows nothing of it.
+    foreign: bool,
 }
 
 /// What both sides share.
@@ -43,7 +45,7 @@ struct Link {
 }
 
 impl SimEndpoint {
-    fn pair(client: &Arc<Engine>, server: &Arc<Engine>) -> [Arc<Self>; 2] {
+    fn pair(client: &Arc<Engine>, server: &Arc<Engine>, foreign: bool) -> [Arc<Self>; 2] {
         let link = Arc::new(Link {
             closed: AtomicBool::new(false),
             ends: OnceLock::new(),
@@ -55,6 +57,7 @@ impl SimEndpoint {
                 conn: OnceLock::new(),
                 leases: Mutex::new(HashMap::new()),
                 first,
+                foreign,
             })
         };
         let ends = [end(client, true), end(server, false)];
@@ -91,7 +94,11 @@ impl SimEndpoint {
     }
 
     pub(super) fn deliver(&self, message: &[u8]) {
-        if let Some(conn) = self.conn.get() {
+        if self.foreign {
+            if let Ok(ctx) = self.engine.context() {
+                ctx.foreign_message(self.engine.config.name, message);
+            }
+        } else if let Some(conn) = self.conn.get() {
             conn.message(message);
         }
     }
@@ -117,12 +124,30 @@ impl SimEndpoint {
         }
         let peer = self.peer()?;
         let ctx = peer.engine.context()?;
-        let pin = Arc::new(ctx.resolve(&region.key, piece.remote, piece.len, access)?);
+        let key = if self.foreign {
+            nixl_key(region, self.engine.config.name)?
+        } else {
+            region.key
+        };
+        let pin = Arc::new(ctx.resolve(&key, piece.remote, piece.len, access)?);
         if self.engine.config.revocation == nixl_core::Revocation::Cooperative {
             self.leases.lock().insert(region.id, pin.clone());
         }
         Ok(pin)
     }
+}
+
+fn nixl_key(region: &RemoteRegion, backend: &str) -> Result<RegionKey> {
+    let bytes = region
+        .extras
+        .of(backend)
+        .and_then(|b| b[..].try_into().ok());
+    bytes.map(RegionKey).ok_or_else(|| {
+        fail(
+            ErrorKind::Malformed,
+            "this is no key of a simulated backend",
+        )
+    })
 }
 
 /// What core holds of a connection.
@@ -156,6 +181,11 @@ unsafe impl Endpoint for Handle {
         Ok(())
     }
 
+    fn unsent(&self) -> u64 {
+        let peer = self.0.peer();
+        peer.map_or(0, |peer| peer.engine.queued_for(&peer))
+    }
+
     fn forget(&self, region: RegionId) {
         add(&self.0.engine.counters.forgets, 1);
         if !self.0.engine.keeps_leases() {
@@ -174,11 +204,18 @@ unsafe impl Endpoint for Handle {
 
 /// Connects `engine` to `peer`, on the connecting agent's thread.
 pub(super) fn connect(engine: &Arc<Engine>, peer: &PeerAddress, done: ConnectDone) {
-    match shake_hands(engine, peer) {
+    let shaken = if peer.card.foreign {
+        reach_foreign(engine, peer)
+    } else {
+        shake_hands(engine, peer)
+    };
+    match shaken {
         Err(e) => done.failed(e),
         Ok((end, server, identity)) => {
             let far = server.engine.clone();
-            far.push(Event::Accepted(server, identity));
+            if let Some(identity) = identity {
+                far.push(Event::Accepted(server, identity));
+            }
             match done.connected(Arc::new(Handle(end.clone()))) {
                 Some(conn) => {
                     end.conn.get_or_init(|| conn);
@@ -189,7 +226,26 @@ pub(super) fn connect(engine: &Arc<Engine>, peer: &PeerAddress, done: ConnectDon
     }
 }
 
-type Shaken = (Arc<SimEndpoint>, Arc<SimEndpoint>, PeerIdentity);
+/// Our end, theirs, and who they are told that we are.
+type Shaken = (Arc<SimEndpoint>, Arc<SimEndpoint>, Option<PeerIdentity>);
+
+/// An agent of NIXL's is not asked, and is not told who connects.
+fn reach_foreign(engine: &Arc<Engine>, peer: &PeerAddress) -> Result<Shaken> {
+    let far = look_up(engine.config.name, peer)?;
+    let [mine, theirs] = SimEndpoint::pair(engine, &far, true);
+    adopt(engine, &mine, &far, &theirs)?;
+    Ok((mine, theirs, None))
+}
+
+fn adopt(
+    engine: &Arc<Engine>,
+    mine: &Arc<SimEndpoint>,
+    far: &Arc<Engine>,
+    theirs: &Arc<SimEndpoint>,
+) -> Result<()> {
+    far.adopt(theirs)?;
+    engine.adopt(mine).inspect_err(|e| theirs.hang_up(e, false))
+}
 
 fn shake_hands(engine: &Arc<Engine>, peer: &PeerAddress) -> Result<Shaken> {
     let name = engine.config.name;
@@ -203,13 +259,9 @@ fn shake_hands(engine: &Arc<Engine>, peer: &PeerAddress) -> Result<Shaken> {
         them.known(claimed, generation)
     };
     let (identity, _key) = server.finish(&finish, known)?;
-    let [mine, theirs] = SimEndpoint::pair(engine, &far);
-    far.adopt(&theirs)?;
-    if let Err(e) = engine.adopt(&mine) {
-        theirs.hang_up(&e, false);
-        return Err(e);
-    }
-    Ok((mine, theirs, identity))
+    let [mine, theirs] = SimEndpoint::pair(engine, &far, false);
+    adopt(engine, &mine, &far, &theirs)?;
+    Ok((mine, theirs, Some(identity)))
 }
 
 /// Reports a peer that connected, on the accepting agent's thread.

@@ -18,9 +18,10 @@ use std::{
 use bytes::Bytes;
 use nixl_core::{
     BackendName, Cost, ErrorKind, Generation, MemKind, Op, PathCaps, PathClass, PathName, Reach,
-    Result, Revocation,
-    backend::{Backend, ConnectDone, Context, PeerAddress},
+    Region, RegionKey, Result, Revocation,
+    backend::{Backend, ConnectDone, Context, NixlFace, PeerAddress},
     error::fail,
+    mem::Registration,
 };
 use parking_lot::Mutex;
 
@@ -55,6 +56,8 @@ pub struct SimConfig {
     pub needs_shareable: bool,
     /// What `fenced` says after a failed WRITE.
     pub fences: bool,
+    /// NIXL's name for it, if NIXL's agents are to have it too.
+    pub nixl: Option<&'static str>,
     /// Seed of every random choice.
     pub seed: u64,
     /// What goes wrong from the start.
@@ -75,6 +78,7 @@ impl Default for SimConfig {
             },
             needs_shareable: false,
             fences: true,
+            nixl: None,
             seed: 1,
             faults: FaultPlan::default(),
         }
@@ -136,6 +140,20 @@ impl Backend for SimBackend {
         Ok(ADDRESS)
     }
 
+    fn nixl(&self) -> Option<NixlFace> {
+        let ctx = self.engine.context().ok()?;
+        Some(NixlFace {
+            name: self.engine.config.nixl?,
+            conn: Some(conn_info(ctx.identity.generation)),
+            paths: vec![self.paths[0].path],
+        })
+    }
+
+    fn register(&self, region: &Region) -> Result<Option<Box<dyn Registration>>> {
+        let foreign = self.engine.config.nixl;
+        Ok(foreign.map(|_| Box::new(Key(region.key())) as Box<dyn Registration>))
+    }
+
     fn connect(&self, peer: Arc<PeerAddress>, done: ConnectDone) {
         self.engine.connect(peer, done);
     }
@@ -151,6 +169,24 @@ impl Drop for SimBackend {
     }
 }
 
+/// What stands in NIXL's container for a region: the key that others find in its card.
+struct Key(RegionKey);
+
+impl Registration for Key {
+    fn extra(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn nixl(&self) -> Option<Bytes> {
+        Some(Bytes::copy_from_slice(&self.0.0))
+    }
+}
+
+/// What NIXL's agents are told in place of the address.
+fn conn_info(generation: Generation) -> Bytes {
+    [&ADDRESS[..], &generation.0.to_le_bytes()].concat().into()
+}
+
 /// The address bytes: the registry finds an agent by its generation alone.
 const ADDRESS: Bytes = Bytes::from_static(b"simulated");
 
@@ -161,26 +197,32 @@ type Registry = HashMap<(PathName, Generation), Weak<Engine>>;
 
 fn look_up(name: BackendName, peer: &PeerAddress) -> Result<Arc<Engine>> {
     let gone = |text: String| fail(ErrorKind::PeerGone, text).with_peer(&peer.card.name);
-    match peer.card.backend(name) {
+    let generation = match peer.card.backend(name) {
         None => {
             return Err(fail(
                 ErrorKind::Unsupported,
                 format!("the peer has no backend {name:?}"),
             ));
         }
-        Some(card) if card.address != ADDRESS => {
-            return Err(fail(
-                ErrorKind::Malformed,
-                "the peer's address is not one of a simulated backend",
-            ));
-        }
-        Some(_) => {}
-    }
-    let found = REGISTRY.lock().get(&(name, peer.card.generation)).cloned();
+        Some(card) => match (card.address.strip_prefix(&ADDRESS[..]), peer.card.foreign) {
+            (Some([]), false) => Some(peer.card.generation),
+            (Some(rest), true) => rest
+                .try_into()
+                .ok()
+                .map(|g| Generation(u64::from_le_bytes(g))),
+            _ => None,
+        },
+    };
+    let Some(generation) = generation else {
+        return Err(fail(
+            ErrorKind::Malformed,
+            "the peer's address is not one of a simulated backend",
+        ));
+    };
+    let found = REGISTRY.lock().get(&(name, generation)).cloned();
     found.and_then(|engine| engine.upgrade()).ok_or_else(|| {
         gone(format!(
-            "this process has no simulated agent of generation {}",
-            peer.card.generation
+            "this process has no simulated agent of generation {generation}"
         ))
     })
 }

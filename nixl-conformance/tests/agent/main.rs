@@ -4,6 +4,7 @@
 mod caller;
 mod early;
 mod flip;
+mod foreign;
 mod notify;
 mod paths;
 mod reentry;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Agent, AgentConfig, host,
+    Agent, AgentConfig, ForeignMetadata, host,
     probe_memory::{NONCE, PROBED, ProbeMemory, SCRATCH},
     shared::{Hub, Shared},
 };
@@ -69,6 +69,12 @@ impl AgentBuilder {
         self
     }
 
+    /// What to do with NIXL's agents.
+    pub fn foreign_metadata(mut self, what: ForeignMetadata) -> Self {
+        self.config.foreign_metadata = what;
+        self
+    }
+
     /// Deadline of requests that name none.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.config.deadline = deadline;
@@ -118,6 +124,7 @@ impl AgentBuilder {
             progresses: self.config.progress != Progress::Caller,
             backends,
             probes: probe_memory.cards(),
+            foreign: false,
         };
         let shared = Arc::new(Shared::new(
             identity,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{negotiate::Policy, runtime::Progress};
+use crate::{Error, ErrorKind, Result, error::fail, negotiate::Policy, runtime::Progress};
 
 /// Settings of one agent. The defaults suit an inference worker.
 #[derive(Clone, Debug)]
@@ -23,8 +23,42 @@ pub struct AgentConfig {
     pub notification_window: u64,
     /// Deliver notifications of senders that are not loaded here (true); they are marked.
     pub accept_unverified: bool,
+    /// What to do with metadata and notifications of NIXL's agents (refuse).
+    pub foreign_metadata: ForeignMetadata,
     /// Which paths may be used.
     pub policy: Policy,
+}
+
+/// What to do with NIXL's agents: their metadata and notifications prove nothing about the sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ForeignMetadata {
+    /// Load no such metadata and drop such notifications.
+    #[default]
+    Refuse,
+    /// The caller vouches for every blob that it loads. Notifications are marked as not verified.
+    Accept,
+}
+
+impl ForeignMetadata {
+    /// `"refuse"` or `"accept"`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Accept => "accept",
+        }
+    }
+}
+
+impl std::str::FromStr for ForeignMetadata {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let all = [Self::Refuse, Self::Accept];
+        all.into_iter().find(|f| f.as_str() == text).ok_or_else(|| {
+            let why = format!("foreign_metadata is {text:?}; expected refuse or accept");
+            fail(ErrorKind::ApiMisuse, why)
+        })
+    }
 }
 
 impl Default for AgentConfig {
@@ -41,6 +75,7 @@ impl Default for AgentConfig {
             stall_after: Duration::from_secs(1),
             notification_window: 64 << 20,
             accept_unverified: true,
+            foreign_metadata: ForeignMetadata::Refuse,
             policy: Policy::default(),
         }
     }

@@ -8,13 +8,13 @@ use std::{
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::Agent;
+use super::{Agent, foreign};
 use crate::{
     AgentCard, ErrorKind, Op, RegionCard, Result,
     backend::PeerAddress,
     error::fail,
     mem::Region,
-    metadata::{self, Decoded, Kind, Limits, Metadata},
+    metadata::{self, Decoded, Kind, Limits, Metadata, NixlEntries},
     peer::{Peer, PeerRegions, RemoteTable},
     runtime::deadline_after,
 };
@@ -32,7 +32,8 @@ impl Agent {
         let sequence = self.next_sequence();
         let regions = self.shared.regions.all();
         let cards = regions.iter().map(Region::card).collect();
-        Ok(self.encode(Kind::Full, sequence, true, cards, Vec::new()))
+        let nixl = self.nixl_entries(true, &regions);
+        Ok(self.encode(Kind::Full, sequence, true, cards, Vec::new(), nixl))
     }
 
     /// Some regions, for a peer that may not have the others (`with_card`) or has the card
@@ -53,14 +54,16 @@ impl Agent {
             let probed = self.shared.probe_memory.probed.iter();
             cards.extend(probed.map(|(region, _)| region.card()));
         }
-        Ok(self.encode(Kind::Partial, sequence, with_card, cards, Vec::new()))
+        let nixl = self.nixl_entries(with_card, regions);
+        Ok(self.encode(Kind::Partial, sequence, with_card, cards, Vec::new(), nixl))
     }
 
     /// Tells a peer that regions are gone; with no region, that this agent is going.
     pub fn withdrawal(&self, regions: &[Region]) -> Result<Bytes> {
         let sequence = self.next_sequence();
         let ids = regions.iter().map(Region::id).collect();
-        Ok(self.encode(Kind::Withdraw, sequence, false, Vec::new(), ids))
+        let nothing = NixlEntries::default();
+        Ok(self.encode(Kind::Withdraw, sequence, false, Vec::new(), ids, nothing))
     }
 
     /// The number of a blob. Taken before looking at what the blob tells: then a later number never
@@ -76,6 +79,7 @@ impl Agent {
         with_card: bool,
         mut regions: Vec<RegionCard>,
         withdrawn: Vec<crate::RegionId>,
+        nixl: NixlEntries,
     ) -> Bytes {
         let shared = &self.shared;
         regions.retain(|r| !shared.probe_memory.is_scratch(r.id));
@@ -88,9 +92,16 @@ impl Agent {
             card: with_card.then(|| shared.card.clone()),
             regions,
             withdrawn,
-            nixl: Default::default(),
+            nixl,
         };
         metadata::encode(&metadata)
+    }
+
+    fn nixl_entries(&self, with_card: bool, regions: &[Region]) -> NixlEntries {
+        let shared = &self.shared;
+        let told = |r: &&Region| !shared.probe_memory.is_internal(r.id());
+        let regions: Vec<_> = regions.iter().filter(told).cloned().collect();
+        foreign::entries(&shared.faces, with_card, &regions)
     }
 
     /// Loads or updates a peer from its metadata; returns its name. A blob that is not newer than
@@ -102,20 +113,26 @@ impl Agent {
     /// Errors: `Malformed` names what does not decode; `ApiMisuse` for this agent's own metadata;
     /// `NotFound` for a partial blob of an unknown peer; `NameConflict` when the loaded
     /// incarnation still answers; `PeerGone` when neither does; `Unsupported` without a common
-    /// backend.
+    /// backend. For a NIXL agent's blob also `NotAllowed`: unless
+    /// [`AgentConfig::foreign_metadata`](crate::AgentConfig::foreign_metadata) accepts it, or when
+    /// it gives other keys to memory that is loaded.
     pub fn load_metadata(&self, blob: &[u8]) -> Result<String> {
         let decoded = metadata::decode(blob, &Limits::default())?;
-        let metadata = match decoded {
-            Decoded::Ours(metadata) => metadata,
-            Decoded::Foreign(foreign) => return Err(self.no_common_backend(&foreign.name, "UCX")),
+        let name = match &decoded {
+            Decoded::Ours(metadata) => &metadata.name,
+            Decoded::Foreign(foreign) => &foreign.name,
         };
-        if metadata.name == self.name() {
+        if name == self.name() {
             return Err(fail(
                 ErrorKind::ApiMisuse,
                 "this is the agent's own metadata, or another agent's with the same name; an agent \
                  reaches itself by its name without loading anything",
             ));
         }
+        let metadata = match decoded {
+            Decoded::Ours(metadata) => metadata,
+            Decoded::Foreign(foreign) => return self.load_foreign(foreign),
+        };
         let name = metadata.name.clone();
         // Again whenever another thread loads the same peer meanwhile.
         loop {
@@ -128,7 +145,7 @@ impl Agent {
                     }
                     return Ok(name);
                 }
-                Some(old) => self.replace(&old, metadata.clone())?,
+                Some(old) => self.replace(&old, &self.new_peer(metadata.clone())?)?,
                 None => self.install(&self.new_peer(metadata.clone())?, None),
             };
             if installed {
@@ -137,7 +154,7 @@ impl Agent {
         }
     }
 
-    fn no_common_backend(&self, peer: &str, theirs: &str) -> crate::Error {
+    pub(super) fn no_common_backend(&self, peer: &str, theirs: &str) -> crate::Error {
         let ours: Vec<_> = self.shared.backends.iter().map(|b| b.name()).collect();
         fail(
             ErrorKind::Unsupported,
@@ -180,7 +197,7 @@ impl Agent {
     }
 
     /// Puts a peer in the place of `old`; false if somebody else is there by now.
-    fn install(&self, peer: &Arc<Peer>, old: Option<&Arc<Peer>>) -> bool {
+    pub(super) fn install(&self, peer: &Arc<Peer>, old: Option<&Arc<Peer>>) -> bool {
         let mut peers = self.shared.peers.write();
         let present = peers.get(&*peer.name);
         let free = present.map(Arc::as_ptr) == old.map(Arc::as_ptr);
@@ -193,17 +210,16 @@ impl Agent {
 
     /// Puts a new incarnation in the place of a loaded one, if it answers; false as
     /// [`Agent::install`].
-    fn replace(&self, old: &Arc<Peer>, metadata: Metadata) -> Result<bool> {
-        let new = self.new_peer(metadata)?;
+    pub(super) fn replace(&self, old: &Arc<Peer>, new: &Arc<Peer>) -> Result<bool> {
         let limit = self.shared.config.connect_timeout;
-        let new_answers = self.reach(&new, limit).is_ok();
+        let new_answers = self.reach(new, limit).is_ok();
         // A peer that died a moment ago may look connected until its end is noticed.
         let cut_off = || !old.is_connected();
         let cut_off = self.shared.runtime.wait(deadline_after(NOTICE), cut_off);
         let old_answers = !cut_off || self.reach(old, limit).is_ok();
         let gone = |why| fail(ErrorKind::PeerGone, why).with_peer(&old.name);
         if new_answers && !old_answers {
-            let installed = self.install(&new, Some(old));
+            let installed = self.install(new, Some(old));
             if installed {
                 old.remove(gone("the peer restarted and was loaded anew"));
             } else {

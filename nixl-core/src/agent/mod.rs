@@ -3,6 +3,7 @@
 mod builder;
 mod config;
 mod exchange;
+mod foreign;
 mod host;
 mod memory;
 mod probe_memory;
@@ -18,7 +19,7 @@ use std::{
 };
 
 pub use builder::AgentBuilder;
-pub use config::AgentConfig;
+pub use config::{AgentConfig, ForeignMetadata};
 pub use exchange::Peers;
 pub use memory::PeerAccess;
 pub(crate) use probe_memory::NONCE;

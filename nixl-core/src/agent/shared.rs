@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::{AgentConfig, probe_memory::ProbeMemory};
+use super::{AgentConfig, foreign::Faces, probe_memory::ProbeMemory};
 use crate::{
     AgentCard, BackendName, ErrorKind, Generation, PathCaps, PathName, Result,
     auth::{Identity, Known, PeerIdentity},
@@ -54,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) backends: Vec<Arc<dyn Backend>>,
     pub(crate) paths: Vec<PathCaps>,
     pub(crate) card: AgentCard,
+    pub(super) faces: Faces,
     pub(crate) probe_memory: ProbeMemory,
     pub(crate) inbox: Mutex<Inbox>,
     arrived: Condvar,
@@ -89,6 +90,10 @@ impl Shared {
             .iter()
             .flat_map(|b| b.paths().iter().cloned())
             .collect();
+        let faces = backends
+            .iter()
+            .filter_map(|b| Some((b.name(), b.nixl()?)))
+            .collect();
         let window = config.notification_window;
         Self {
             identity,
@@ -98,6 +103,7 @@ impl Shared {
             backends,
             paths,
             card,
+            faces,
             probe_memory,
             inbox: Mutex::new(Inbox::new(window)),
             arrived: Condvar::new(),
@@ -239,13 +245,15 @@ impl Shared {
             self.ack_soon();
         }
         if accepted.deliverable > 0 {
-            self.counters
-                .received
-                .fetch_add(accepted.deliverable as u64, Ordering::Relaxed);
-            self.arrived.notify_all();
-            self.event();
+            self.notifications_arrived(accepted.deliverable as u64);
         }
         Ok(())
+    }
+
+    pub(super) fn notifications_arrived(&self, count: u64) {
+        self.counters.received.fetch_add(count, Ordering::Relaxed);
+        self.arrived.notify_all();
+        self.event();
     }
 
     /// Blocks until a notification can be taken, or until `deadline`.
@@ -313,7 +321,7 @@ impl Tick for Shared {
         };
         earlier(ending);
         for peer in self.all_peers().values() {
-            earlier(peer.expire_connects(now, self.config.connect_timeout));
+            earlier(peer.expire_connects(now, peer.connect_timeout(&self.config)));
             earlier(peer.expire_probes(now));
             peer.retry_speaking();
         }
@@ -378,6 +386,12 @@ impl Upcalls for Hub {
         }
         shared.ack_soon();
         Conn::new(Arc::new(IncomingHandler(conn)))
+    }
+
+    fn foreign_message(&self, backend: BackendName, message: &[u8]) {
+        if let Some(shared) = self.shared() {
+            shared.foreign_notified(backend, message);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     os::fd::BorrowedFd,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::{
     BackendName, ErrorKind, MemKind, RegionCard, RegionId, RegionKey, Result, error::fail,
+    plan::Extras,
 };
 
 /// A stretch of memory: address, length in bytes, kind and device.
@@ -55,6 +56,11 @@ pub unsafe trait MemoryOwner: Send + Sync + 'static {
 pub trait Registration: Send + Sync + 'static {
     /// Bytes that peers need (UCX: the packed rkey); empty where none.
     fn extra(&self) -> Bytes;
+
+    /// Bytes that NIXL's agents need (UCX: the packed rkey); `None` where they cannot use it.
+    fn nixl(&self) -> Option<Bytes> {
+        None
+    }
 }
 
 /// One registered region. Clones are cheap; each keeps the memory registered and allocated.
@@ -64,6 +70,8 @@ pub struct Region(Arc<Inner>);
 // Field order is drop order: deregister, then free.
 struct Inner {
     registrations: Mutex<Vec<(BackendName, Box<dyn Registration>)>>,
+    /// As of the first time that this agent named the region as its own peer.
+    extras: OnceLock<Extras>,
     owner: Box<dyn MemoryOwner>,
     span: Span,
     id: RegionId,
@@ -118,6 +126,7 @@ impl Region {
         let shareable = owner.share().is_some();
         Ok(Self(Arc::new(Inner {
             registrations: Mutex::new(Vec::new()),
+            extras: OnceLock::new(),
             owner,
             span,
             id,
@@ -224,6 +233,19 @@ impl Region {
     /// Keeps what `backend` registered, until [`Region::drop_registrations`] or the last handle.
     pub fn add_registration(&self, backend: BackendName, r: Box<dyn Registration>) {
         self.0.registrations.lock().push((backend, r));
+    }
+
+    /// What NIXL's agents are told by `backend`'s registration.
+    pub(crate) fn nixl(&self, backend: BackendName) -> Option<Bytes> {
+        let registrations = self.0.registrations.lock();
+        let (_, mine) = registrations.iter().find(|(name, _)| *name == backend)?;
+        mine.nixl().filter(|bytes| !bytes.is_empty())
+    }
+
+    /// What the backends add, for an agent that is its own peer.
+    pub(crate) fn extras(&self) -> &Extras {
+        let card = || Extras::from(&Arc::new(self.card()));
+        self.0.extras.get_or_init(card)
     }
 
     /// What peers are told about this region.

@@ -94,6 +94,7 @@ pub(super) fn read(
         progresses: flags & PROGRESSES != 0,
         backends,
         probes,
+        foreign: false,
     })
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{MemKind, Result};
 
-const MAGIC: &[u8] = b"nixlSerDes|";
+pub(super) const MAGIC: &[u8] = b"nixlSerDes|";
 const SECTIONS: &[u8] = b"MemSection";
 const LIST: &[u8] = b"nixlSDList";
 /// Tag, length and terminator of an untagged item.

@@ -29,6 +29,7 @@
 
 mod card;
 mod container;
+mod notification;
 mod region;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use container::{NixlEntries, NixlSection};
+pub use notification::{decode_notification, encode_notification};
 
 use crate::{
     AgentCard, ErrorKind, Generation, RegionCard, RegionId, Result,

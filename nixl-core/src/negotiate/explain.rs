@@ -22,6 +22,8 @@ pub struct Row {
     pub proven: bool,
     /// The peer does the opposite operation for us.
     pub flipped: bool,
+    /// The peer is an agent of NIXL's.
+    pub foreign: bool,
     /// Stable word for a rejection.
     pub code: Option<&'static str>,
     /// The rejection in plain words.
@@ -39,6 +41,7 @@ impl Negotiation {
             measured: c.source == CostSource::Measured,
             proven: c.proven,
             flipped: c.flipped,
+            foreign: self.foreign,
             code: None,
             reason: None,
         });
@@ -50,6 +53,7 @@ impl Negotiation {
             measured: false,
             proven: false,
             flipped: false,
+            foreign: self.foreign,
             code: Some(why.code()),
             reason: Some(why.to_string()),
         });
@@ -106,7 +110,8 @@ impl Row {
             (_, true) => "proven",
             _ => "not proven yet",
         };
-        format!("{time:.1} us {source}, {proof}")
+        let whose = if self.foreign { ", foreign agent" } else { "" };
+        format!("{time:.1} us {source}, {proof}{whose}")
     }
 }
 

@@ -98,6 +98,8 @@ pub struct Negotiation {
     pub rejected: Vec<(PathName, PathClass, Reject)>,
     /// Set when the best path is of a slower class than both sides have, reach and allow.
     pub degraded: Option<Degraded>,
+    /// The peer is an agent of NIXL's.
+    pub foreign: bool,
     /// Memory that this agent allocated: page size and bytes, smallest pages first. `Agent::explain`
     /// fills it in.
     pub allocated: Vec<(u64, u64)>,
@@ -115,7 +117,10 @@ pub fn negotiate(
     policy: &Policy,
     health: &dyn Fn(&PathCaps) -> Health,
 ) -> Negotiation {
-    let mut out = Negotiation::default();
+    let mut out = Negotiation {
+        foreign: peer.foreign,
+        ..Negotiation::default()
+    };
     for caps in paths {
         let verdict = suits(me, caps, peer, demand, policy)
             .and_then(|()| works(caps, peer, health(caps)))
@@ -146,7 +151,7 @@ fn suits(
 ) -> Result<(), Reject> {
     shared_path(caps, peer)?;
     reachable(me, caps, peer)?;
-    if !is_direct(caps, demand) && !can_flip(caps, demand) {
+    if !is_direct(caps, demand) && (peer.foreign || !can_flip(caps, demand)) {
         return Err(Reject::MemKind {
             op: demand.op,
             local: demand.local,
@@ -224,12 +229,17 @@ fn can_flip(caps: &PathCaps, demand: &Demand) -> bool {
 fn shared_path<'a>(caps: &PathCaps, peer: &'a AgentCard) -> Result<&'a PathCard, Reject> {
     peer.backend(caps.backend)
         .and_then(|b| b.paths.iter().find(|p| p.path == caps.path))
-        .ok_or(Reject::NotShared)
+        .ok_or(match peer.foreign {
+            true => Reject::Foreign,
+            false => Reject::NotShared,
+        })
 }
 
-/// Rules out what cannot work. Facts about namespaces are left to the probe: they predict badly.
+/// Rules out what cannot work. Facts about namespaces are left to the probe: they predict badly. So
+/// is where a foreign agent runs, which does not say.
 fn reachable(me: &AgentCard, caps: &PathCaps, peer: &AgentCard) -> Result<(), Reject> {
     match caps.reach {
+        _ if peer.foreign => Ok(()),
         Reach::Process if !me.host.same_process(&peer.host) => Err(Reject::OtherProcess),
         Reach::Host if !me.host.same_kernel(&peer.host) => Err(Reject::OtherHost {
             mine: me.host.name.clone(),

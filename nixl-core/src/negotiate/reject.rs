@@ -25,6 +25,8 @@ pub enum PolicyRule {
 pub enum Reject {
     /// The peer does not have it.
     NotShared,
+    /// The peer is an agent of NIXL's, which cannot serve it.
+    Foreign,
     /// It works inside one process only.
     OtherProcess,
     /// It works under one kernel only.
@@ -79,6 +81,7 @@ impl Reject {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotShared => "not_shared",
+            Self::Foreign => "foreign",
             Self::OtherProcess => "other_process",
             Self::OtherHost { .. } => "other_host",
             Self::MemKind { .. } => "mem_kind",
@@ -131,6 +134,9 @@ impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotShared => f.write_str("the peer does not have it; enable its backend there"),
+            Self::Foreign => f.write_str(
+                "the peer is a foreign agent (NIXL), which does not have it; run this library there",
+            ),
             Self::OtherProcess => {
                 f.write_str("the peer is another process; nothing to do, it is for agents of one")
             }

@@ -76,6 +76,7 @@ fn card(name: &str, boot: u8, pid: u32) -> AgentCard {
         progresses: true,
         backends,
         probes: Vec::new(),
+        foreign: false,
     }
 }
 
@@ -197,6 +198,8 @@ fn each_filter_has_its_reason() {
     let mut case = Case::new();
     case.peer.backends.retain(|b| b.backend != "ipc");
     assert_eq!(case.why("cma"), Reject::NotShared);
+    case.peer.foreign = true;
+    assert_eq!(case.why("cma"), Reject::Foreign);
     case.peer.backends[0].paths[0].wire_min = 3;
     case.peer.backends[0].paths[0].wire_max = 4;
     let wire = Reject::WireVersion {

@@ -40,9 +40,12 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     window: u64,
-    senders: HashMap<(Arc<str>, Generation), Sender>,
-    ready: VecDeque<Notification>,
+    senders: HashMap<Account, Sender>,
+    ready: VecDeque<(Notification, Account)>,
 }
+
+/// Whose window a notification counts against.
+type Account = (Arc<str>, Generation);
 
 #[derive(Debug, Default)]
 struct Sender {
@@ -82,8 +85,8 @@ impl Inbox {
         seq: u64,
         data: &[u8],
     ) -> Result<Accepted> {
-        let key = (from.clone(), peer.generation);
-        let sender = self.senders.entry(key).or_default();
+        let account = (from.clone(), peer.generation);
+        let sender = self.senders.entry(account.clone()).or_default();
         if seq < sender.next || sender.held.contains_key(&seq) {
             // It goes again because no acknowledgement came: the last one was lost.
             sender.last_ack = Ack::default();
@@ -105,12 +108,13 @@ impl Inbox {
         let before = self.ready.len();
         while let Some((verified, data)) = sender.held.remove(&sender.next) {
             sender.next += 1;
-            self.ready.push_back(Notification {
+            let notification = Notification {
                 from: from.clone(),
                 generation: peer.generation,
                 verified,
                 data,
-            });
+            };
+            self.ready.push_back((notification, account.clone()));
         }
         Ok(Accepted {
             deliverable: self.ready.len() - before,
@@ -118,10 +122,38 @@ impl Inbox {
         })
     }
 
+    /// A notification of a NIXL agent arrived, which has neither number nor credit. It counts
+    /// against the window of `account`.
+    ///
+    /// Errors: `Exhausted` where that is full: there is no way to stop the sender.
+    pub(crate) fn accept_foreign(
+        &mut self,
+        from: &Arc<str>,
+        account: &Arc<str>,
+        peer: &PeerIdentity,
+        data: &[u8],
+    ) -> Result<()> {
+        let account = (account.clone(), peer.generation);
+        let sender = self.senders.entry(account.clone()).or_default();
+        if sender.arrived - sender.consumed + cost(data.len()) > self.window {
+            let why = "the bytes that wait untaken fill its window; take notifications sooner";
+            return Err(fail(ErrorKind::Exhausted, why).with_peer(from));
+        }
+        sender.arrived += cost(data.len());
+        let notification = Notification {
+            from: from.clone(),
+            generation: peer.generation,
+            verified: peer.verified,
+            data: Bytes::copy_from_slice(data),
+        };
+        self.ready.push_back((notification, account));
+        Ok(())
+    }
+
     /// Takes the oldest notification.
     pub(crate) fn take(&mut self) -> Option<Notification> {
-        let n = self.ready.pop_front()?;
-        if let Some(sender) = self.senders.get_mut(&(n.from.clone(), n.generation)) {
+        let (n, account) = self.ready.pop_front()?;
+        if let Some(sender) = self.senders.get_mut(&account) {
             sender.consumed += cost(n.data.len());
         }
         Some(n)
@@ -222,7 +254,7 @@ mod tests {
             inbox.accept(&from, &peer, seq, data).unwrap();
         };
         for i in 0..5u8 {
-            outbox.reserve(1).unwrap();
+            outbox.reserve(1, 0).unwrap();
             outbox.push(&[i]);
         }
         deliver(&mut outbox, &mut inbox);
@@ -245,7 +277,7 @@ mod tests {
         let (from, peer) = sender();
         let (mut outbox, mut inbox) = (Outbox::new(1000), Inbox::new(1000));
         let mut sent = 0u64;
-        while outbox.reserve(100).is_ok() {
+        while outbox.reserve(100, 0).is_ok() {
             outbox.push(&[9; 100]);
             outbox.next().unwrap();
             inbox.accept(&from, &peer, sent, &[9; 100]).unwrap();
@@ -258,15 +290,44 @@ mod tests {
         outbox
             .acked(inbox.owed(&from, Generation(1)).unwrap())
             .unwrap();
-        outbox.reserve(100).unwrap();
+        outbox.reserve(100, 0).unwrap();
         assert_eq!(
-            outbox.reserve(100).unwrap_err().kind(),
+            outbox.reserve(100, 0).unwrap_err().kind(),
             ErrorKind::Exhausted
         );
         outbox.release(100);
-        outbox.reserve(100).unwrap();
-        let e = outbox.reserve(crate::notify::MAX_NOTIFICATION + 1);
+        outbox.reserve(100, 0).unwrap();
+        let e = outbox.reserve(crate::notify::MAX_NOTIFICATION + 1, 0);
         assert_eq!(e.unwrap_err().kind(), ErrorKind::ApiMisuse);
+    }
+
+    #[test]
+    fn foreign_senders_share_a_window_where_they_are_not_loaded() {
+        let claim = PeerIdentity {
+            name: "nixl".into(),
+            generation: Generation(0),
+            verified: false,
+        };
+        let (from, other, nobody) = ("nixl".into(), "other".into(), "".into());
+        let mut inbox = Inbox::new(2 * 164);
+        inbox
+            .accept_foreign(&from, &nobody, &claim, &[1; 100])
+            .unwrap();
+        inbox
+            .accept_foreign(&other, &nobody, &claim, &[2; 100])
+            .unwrap();
+        let e = inbox.accept_foreign(&other, &nobody, &claim, b"");
+        assert_eq!(e.unwrap_err().kind(), ErrorKind::Exhausted);
+        inbox
+            .accept_foreign(&from, &from, &claim, &[3; 100])
+            .unwrap();
+        let first = inbox.take().unwrap();
+        assert_eq!((&*first.from, first.verified), ("nixl", false));
+        inbox
+            .accept_foreign(&other, &nobody, &claim, &[4; 100])
+            .unwrap();
+        let all: Vec<_> = taken(&mut inbox).iter().map(|data| data[0]).collect();
+        assert_eq!(all, [2, 3, 4]);
     }
 
     #[test]
@@ -279,7 +340,7 @@ mod tests {
         refused(&mut outbox, 1, 0);
         refused(&mut outbox, 0, 1);
         for _ in 0..2 {
-            outbox.reserve(36).unwrap();
+            outbox.reserve(36, 0).unwrap();
             outbox.push(&[0; 36]);
         }
         refused(&mut outbox, 0, 100);

@@ -39,10 +39,11 @@ impl Outbox {
         }
     }
 
-    /// Sets room aside for a notification of `len` bytes that becomes deliverable later.
+    /// Sets room aside for a notification of `len` bytes that becomes deliverable later. `unsent`:
+    /// bytes that a connection has not got rid of yet, though they count as arrived here.
     ///
     /// Errors: `ApiMisuse` above 16 MiB, `Exhausted` when the peer has not taken what it has.
-    pub(crate) fn reserve(&mut self, len: usize) -> Result<()> {
+    pub(crate) fn reserve(&mut self, len: usize, unsent: u64) -> Result<()> {
         if len > MAX_NOTIFICATION {
             return Err(fail(
                 ErrorKind::ApiMisuse,
@@ -50,8 +51,8 @@ impl Outbox {
             ));
         }
         let cost = cost(len);
-        let used = self.numbered - self.consumed + self.reserved;
-        if used + cost > self.window {
+        let used = (self.numbered - self.consumed + self.reserved).saturating_add(unsent);
+        if used.saturating_add(cost) > self.window {
             return Err(fail(
                 ErrorKind::Exhausted,
                 format!(
@@ -86,6 +87,15 @@ impl Outbox {
         let (_, message) = self.unacked.get(self.handed)?;
         self.handed += 1;
         Some(message.clone())
+    }
+
+    /// The next notification's bytes, for a peer that acknowledges nothing: counts as taken.
+    pub(crate) fn take(&mut self) -> Option<Bytes> {
+        let (_, message) = self.unacked.pop_front()?;
+        let data = message.slice(NOTIFY_HEAD..);
+        self.received += cost(data.len());
+        self.consumed = self.received;
+        Some(data)
     }
 
     /// Whether anything waits to be handed to a connection.

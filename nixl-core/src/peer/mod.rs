@@ -1,6 +1,7 @@
 //! A loaded peer: its regions, connections, proven paths and notifications.
 
 mod conn;
+mod foreign;
 mod probe;
 mod regions;
 mod route;
@@ -232,9 +233,10 @@ impl Peer {
     // --- notifications ---
 
     pub(crate) fn reserve_notification(&self, len: usize) -> Result<()> {
+        let unsent = if self.is_foreign() { self.unsent() } else { 0 };
         self.outbox
             .lock()
-            .reserve(len)
+            .reserve(len, unsent)
             .map_err(|e| e.with_peer(&self.name))
     }
 
@@ -260,7 +262,7 @@ impl Peer {
                 return;
             };
             while let Some(link) = self.speaker() {
-                let Some(message) = self.outbox.lock().next() else {
+                let Some(message) = self.next_message() else {
                     break;
                 };
                 if link.endpoint.send(message).is_err() {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Link, Peer, Proof};
+use super::{Link, Peer, Proof, foreign::ANOTHER_VERSION};
 use crate::{
     DescList, Error, ErrorKind, Op, PathName, ProbeCard, RegionCard, RegionId, Result,
     agent::{NONCE, Shared},
@@ -33,7 +33,8 @@ pub(crate) struct Probe {
     op: Op,
     id: u64,
     deadline: Instant,
-    nonce: [u8; NONCE],
+    /// What has to arrive; nothing in particular from a foreign peer, who published none.
+    nonce: Option<[u8; NONCE]>,
     local: Region,
     local_offset: u64,
     remote_region: RegionId,
@@ -56,26 +57,29 @@ impl Probe {
         op: Op,
     ) -> Result<Self> {
         let needs_shareable = shared.path_caps(path).is_some_and(|c| c.needs_shareable);
-        let (card, region) = peer.probe_region(needs_shareable)?;
-        let (id, local_offset) = shared.probe_memory.slot();
-        let (nonce, remote_offset) = match op {
-            Op::Read => (card.nonce, 0),
-            Op::Write => {
-                let random: [u8; NONCE] = auth::random()?;
-                let slots = region.len / NONCE as u64;
-                let slot = 1 + u64::from(random[0]) % slots.saturating_sub(1).max(1);
-                (random, slot * NONCE as u64)
-            }
+        let Target {
+            region,
+            op: moved,
+            nonce,
+            offset: remote_offset,
+            len,
+        } = match peer.is_foreign() {
+            true => peer.foreign_target()?,
+            false => peer.target(op, needs_shareable)?,
         };
+        let (id, local_offset) = shared.probe_memory.slot();
         let local = shared.probe_memory.scratch.clone();
-        let stand = if op == Op::Write { nonce } else { [0; NONCE] };
+        let stand = match (moved, nonce) {
+            (Op::Write, Some(nonce)) => nonce,
+            _ => [0; NONCE],
+        };
         local.write_at(local_offset, &stand)?;
-        let here = DescList::dram([(local.addr() + local_offset, NONCE as u64)]);
+        let here = DescList::dram([(local.addr() + local_offset, len)]);
         let plan = Plan::build(
-            op,
+            moved,
             Arc::new(LocalList::resolve(&here, &shared.regions)?),
             Select::All,
-            Arc::new(RemoteList::whole(&region, remote_offset, NONCE as u64)),
+            Arc::new(RemoteList::whole(&region, remote_offset, len)),
             Select::All,
         )?;
         let transfer = link.endpoint.prepare(path, &Arc::new(plan))?;
@@ -85,7 +89,7 @@ impl Probe {
             path,
             op,
             id,
-            deadline: deadline_after(shared.config.probe_timeout),
+            deadline: deadline_after(peer.probe_timeout(&shared.config)),
             nonce,
             local,
             local_offset,
@@ -107,14 +111,13 @@ impl Probe {
     fn check(&self) -> Result<()> {
         let mut got = [0; NONCE];
         self.local.read_at(self.local_offset, &mut got)?;
-        if got == self.nonce {
-            Ok(())
-        } else {
-            Err(fail(
+        match &self.nonce {
+            Some(nonce) if got != *nonce => Err(fail(
                 ErrorKind::Backend,
                 "a probe read other bytes than the peer published there: the path reaches the wrong \
                  memory",
-            ))
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -141,18 +144,18 @@ impl OpOwner for Probe {
         self.back.store(!abandoned, Ordering::SeqCst);
         self.peer.forget_probe(&self);
         self.peer.probe_ended();
-        match (result, self.op) {
-            (Err(e), _) => self.end(Err(e)),
-            (Ok(()), Op::Read) => {
+        match (result, self.op, &self.nonce) {
+            (Err(e), ..) => self.end(Err(e)),
+            (Ok(()), Op::Read, _) | (Ok(()), Op::Write, None) => {
                 let checked = self.check();
                 self.end(checked);
             }
-            (Ok(()), Op::Write) => {
+            (Ok(()), Op::Write, Some(nonce)) => {
                 let question = Message::Probe {
                     id: self.id,
                     region: self.remote_region,
                     offset: self.remote_offset,
-                    nonce: &self.nonce,
+                    nonce,
                 };
                 if let Err(e) = self.link.endpoint.send(question.encode()) {
                     self.end(Err(e));
@@ -162,7 +165,52 @@ impl OpOwner for Probe {
     }
 }
 
+/// What a probe moves.
+struct Target {
+    region: RegionCard,
+    op: Op,
+    nonce: Option<[u8; NONCE]>,
+    offset: u64,
+    len: u64,
+}
+
 impl Peer {
+    fn target(&self, op: Op, shareable: bool) -> Result<Target> {
+        let (card, region) = self.probe_region(shareable)?;
+        let (nonce, offset) = match op {
+            Op::Read => (card.nonce, 0),
+            Op::Write => {
+                let random: [u8; NONCE] = auth::random()?;
+                let slots = region.len / NONCE as u64;
+                let slot = 1 + u64::from(random[0]) % slots.saturating_sub(1).max(1);
+                (random, slot * NONCE as u64)
+            }
+        };
+        Ok(Target {
+            region,
+            op,
+            nonce: Some(nonce),
+            offset,
+            len: NONCE as u64,
+        })
+    }
+
+    /// A foreign agent set no memory aside for probes: some bytes of its memory are read, whatever
+    /// they are, and none are written. That shows that the path works, not that it is right.
+    fn foreign_target(&self) -> Result<Target> {
+        let region = self.regions.any().ok_or_else(|| {
+            let why = "the foreign agent's metadata names no memory yet; load some that does";
+            fail(ErrorKind::Unsupported, why).with_peer(&self.name)
+        })?;
+        Ok(Target {
+            op: Op::Read,
+            nonce: None,
+            offset: 0,
+            len: region.len.min(NONCE as u64),
+            region: (*region).clone(),
+        })
+    }
+
     fn probe_region(&self, shareable: bool) -> Result<(ProbeCard, RegionCard)> {
         let found = self.address.card.probes.iter().find_map(|probe| {
             let card = self.regions.card(probe.region)?;
@@ -297,7 +345,12 @@ impl Peer {
         };
         for probe in late {
             probe.transfer.cancel();
-            probe.end(Err(timed_out()));
+            if self.is_foreign() {
+                self.give_up_on(&probe.link, not_understood());
+                probe.end(Err(not_understood()));
+            } else {
+                probe.end(Err(timed_out()));
+            }
         }
         next
     }
@@ -318,6 +371,11 @@ fn withdrawn() -> Error {
         ErrorKind::NotRegistered,
         "the peer withdrew the memory that probes use",
     )
+}
+
+fn not_understood() -> Error {
+    let why = format!("a first READ from it was not answered in time{ANOTHER_VERSION}");
+    fail(ErrorKind::Timeout, why)
 }
 
 fn timed_out() -> Error {

@@ -57,7 +57,7 @@ impl Peer {
         self: &Arc<Self>,
         request: &Arc<request::Inner>,
         failed: &[(PathName, Error)],
-        insisted: Option<&mut Vec<BackendName>>,
+        mut insisted: Option<&mut Vec<BackendName>>,
     ) -> Route {
         let Some(shared) = self.shared.upgrade() else {
             return Route::Fail(fail(ErrorKind::PeerGone, "the agent was shut down"));
@@ -76,7 +76,9 @@ impl Peer {
             let park = insisted.is_some();
             let chosen = match best {
                 Some(best) => Some((best.path, best.backend, best.flipped)),
-                None => insisted.and_then(|list| shared.insist(&found, failed, list)),
+                None => insisted
+                    .as_deref_mut()
+                    .and_then(|list| shared.insist(&found, failed, list)),
             };
             let Some((path, backend, flipped)) = chosen else {
                 return Route::Fail(self.no_path(&found, failed));
@@ -94,6 +96,12 @@ impl Peer {
             }
             if park && !matches!(need, Need::Nothing(_)) {
                 state.waiting.push(request.clone());
+            }
+            if let (Need::Connect | Need::Patience, Some(list), true) =
+                (&need, insisted, self.is_foreign())
+            {
+                // One that does not answer is not asked twice: whoever posts shall know soon.
+                list.push(backend);
             }
             (need, path, backend, flipped)
         };
@@ -279,7 +287,7 @@ impl Peer {
         let done = ConnectDone::new(move |result| peer.connected(backend, begun, result));
         shared
             .runtime
-            .tick_by(deadline_after(shared.config.connect_timeout));
+            .tick_by(deadline_after(self.connect_timeout(&shared.config)));
         found.connect(self.address.clone(), done);
     }
 
@@ -354,11 +362,7 @@ impl Peer {
                 .collect();
             for name in late {
                 expired = true;
-                let why = fail(
-                    ErrorKind::PeerGone,
-                    format!("no answer from the peer over {name} within {limit:?}"),
-                );
-                state.set_down(name, why.with_peer(&self.name));
+                state.set_down(name, self.unanswered(name, limit));
             }
         }
         if expired {
@@ -417,7 +421,7 @@ impl State {
         self.links.insert(backend, LinkState::Connecting { since });
     }
 
-    fn set_down(&mut self, backend: BackendName, why: Error) {
+    pub(super) fn set_down(&mut self, backend: BackendName, why: Error) {
         let failures = self.failures.entry(backend).or_insert(0);
         let until = Instant::now() + backoff(*failures);
         *failures += 1;

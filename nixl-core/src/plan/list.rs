@@ -1,5 +1,9 @@
 //! Prepared descriptor lists: every block resolved to a region once.
 
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+
 use crate::{
     DescList, ErrorKind, MemKind, RegionCard, RegionId, RegionKey, Result,
     error::fail,
@@ -65,10 +69,60 @@ pub struct RemoteRegion {
     pub shareable: bool,
     /// We may write.
     pub writable: bool,
+    /// What its owner's backends add.
+    pub extras: Extras,
+}
+
+/// What the backends of a region's owner tell theirs at the peers (UCX: the packed rkey).
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Extras(Option<Arc<RegionCard>>);
+
+impl Extras {
+    /// The bytes of `backend`, if it has any for the region.
+    pub fn of(&self, backend: &str) -> Option<&Bytes> {
+        let extras = &self.0.as_deref()?.extras;
+        let (_, bytes) = extras.iter().find(|(name, _)| name == backend)?;
+        Some(bytes)
+    }
+}
+
+/// Keys stay out of logs: names and sizes only.
+impl fmt::Debug for Extras {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extras = self.0.iter().flat_map(|card| &card.extras);
+        f.debug_map()
+            .entries(extras.map(|(name, bytes)| (name, bytes.len())))
+            .finish()
+    }
+}
+
+impl From<&Arc<RegionCard>> for Extras {
+    fn from(card: &Arc<RegionCard>) -> Self {
+        Self((!card.extras.is_empty()).then(|| card.clone()))
+    }
+}
+
+impl From<&Arc<RegionCard>> for RemoteRegion {
+    fn from(card: &Arc<RegionCard>) -> Self {
+        Self {
+            extras: Extras::from(card),
+            ..Self::without_extras(card)
+        }
+    }
 }
 
 impl From<&RegionCard> for RemoteRegion {
     fn from(card: &RegionCard) -> Self {
+        let extras = (!card.extras.is_empty()).then(|| Arc::new(card.clone()));
+        Self {
+            extras: Extras(extras),
+            ..Self::without_extras(card)
+        }
+    }
+}
+
+impl RemoteRegion {
+    fn without_extras(card: &RegionCard) -> Self {
         Self {
             id: card.id,
             addr: card.addr,
@@ -76,6 +130,7 @@ impl From<&RegionCard> for RemoteRegion {
             key: card.key,
             shareable: card.shareable,
             writable: card.writable,
+            extras: Extras::default(),
         }
     }
 }
@@ -89,6 +144,7 @@ impl From<&Region> for RemoteRegion {
             key: region.key(),
             shareable: region.is_shareable(),
             writable: region.is_writable(),
+            extras: region.extras().clone(),
         }
     }
 }

@@ -4,7 +4,7 @@ mod list;
 #[cfg(test)]
 mod tests;
 
-pub use list::{Block, LocalList, RemoteList, RemoteRegion, Resolved};
+pub use list::{Block, Extras, LocalList, RemoteList, RemoteRegion, Resolved};
 
 use std::sync::Arc;
 

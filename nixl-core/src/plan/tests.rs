@@ -32,6 +32,7 @@ fn remote(spans: &[(u64, u64)]) -> SpanIndex<RemoteRegion> {
             key: RegionKey([i as u8; 16]),
             shareable: false,
             writable: true,
+            extras: Extras::default(),
         };
         index.insert(MemKind::Dram, 0, addr, len, region);
     }

@@ -67,6 +67,8 @@ pub struct Receipt {
     pub path: PathName,
     /// Its lanes, as the backend names them.
     pub lanes: Arc<str>,
+    /// The peer is an agent of NIXL's.
+    pub foreign: bool,
     /// Direction.
     pub op: Op,
     /// Bytes moved.

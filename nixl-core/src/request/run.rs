@@ -357,6 +357,7 @@ impl Inner {
         run.receipt = Some(Receipt {
             path: prepared.path,
             lanes: prepared.lanes.clone(),
+            foreign: self.peer.is_foreign(),
             op: plan.op(),
             bytes: plan.bytes(),
             descriptors: plan.asked(),

@@ -227,6 +227,7 @@ pub(crate) fn parse_card(line: &str) -> AgentCard {
             paths: Vec::new(),
         }],
         probes: Vec::new(),
+        foreign: false,
     }
 }
 

@@ -152,6 +152,7 @@ impl Node {
                 paths: Vec::new(),
             }],
             probes: Vec::new(),
+            foreign: false,
         };
         Self {
             identity,

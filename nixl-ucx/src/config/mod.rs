@@ -21,6 +21,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 use nixl_core::{Error, ErrorKind, Result};
 
 pub use known::UcxVersion;
+pub(crate) use plan::CMA_SINCE;
 pub use plan::{Plan, plan};
 pub use profile::Profile;
 pub use report::{Facts, GpuMemory, Origin, Report, Setting, Warning, WarningCode};

@@ -16,6 +16,9 @@ use crate::detect::{Fact, Machine, Memlock};
 /// First version where emulation can be switched off.
 const STRICT_SINCE: UcxVersion = (1, 21);
 
+/// First version that uses CMA for one-sided operations.
+pub(crate) const CMA_SINCE: UcxVersion = (1, 16);
+
 /// First version with a transport for EFA.
 const SRD_SINCE: UcxVersion = (1, 20);
 
@@ -100,6 +103,11 @@ impl Merge<'_> {
             if let Some((value, why)) = gid.index {
                 self.proposals.push(("IB_GID_INDEX", value, why));
             }
+        }
+        if profile == Profile::Local && self.version.is_none_or(|v| v >= CMA_SINCE) {
+            let why = "else endpoints that report failures do not use cma";
+            self.proposals
+                .push(("CMA_MEMORY_INVALIDATE", "y".to_owned(), why.to_owned()));
         }
         let methods = self.wish("IB_REG_METHODS");
         let derived = registration::derive(methods, self.version, profile.uses_rdma());

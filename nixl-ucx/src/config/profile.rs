@@ -68,18 +68,11 @@ impl Profile {
                     "GPU memory is not registered for small messages",
                 ),
             ],
-            Self::Local => &[
-                (
-                    "TLS",
-                    "cma,tcp,self",
-                    "no RDMA device; of these only tcp reports failures of messages",
-                ),
-                (
-                    "CMA_MEMORY_INVALIDATE",
-                    "y",
-                    "else endpoints that report failures do not use cma",
-                ),
-            ],
+            Self::Local => &[(
+                "TLS",
+                "cma,tcp,self",
+                "no RDMA device; of these only tcp reports failures of messages",
+            )],
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -24,6 +27,15 @@ use crate::{
 
 /// Longest message: core's longest notification and its envelope.
 const MAX_MESSAGE: usize = MAX_NOTIFICATION + (64 << 10);
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// An agent of this library.
+    Ours,
+    /// An agent of NIXL's, which knows nothing of the connection.
+    Nixl,
+}
+
 /// Frames that came before their turn, at most.
 const MAX_EARLY: usize = 4096;
 
@@ -34,11 +46,14 @@ pub(crate) struct Conn {
     pub(super) tag: u64,
     /// The peer's name.
     pub(crate) peer: String,
+    pub(super) whose: Whose,
     pub(crate) gate: Gate,
     pub(crate) imports: Imports,
     lanes: Mutex<Lanes>,
     /// Frames to be sent, in order.
     outbox: Mutex<VecDeque<(Kind, Bytes)>>,
+    /// Bytes in them.
+    queued: AtomicU64,
     /// The engine has it on its list of those with frames to send.
     pub(super) listed: AtomicBool,
     /// What of it is on its way.
@@ -77,6 +92,8 @@ pub(super) enum Stage {
     Hello(Box<ClientHandshake>, Dialling),
     /// Client: the server's `Welcome` is due.
     Finish(Dialling),
+    /// NIXL's agent has to be reached by then.
+    Reach(ConnectDone, Instant),
     /// Messages and transfers flow.
     Open,
     /// No more posts. Over when nothing of either side is in flight; own operations are ended by
@@ -99,6 +116,7 @@ impl Conn {
         engine: Arc<Engine>,
         tag: u64,
         peer: String,
+        whose: Whose,
         endpoint: Endpoint,
         stage: Stage,
     ) -> Self {
@@ -106,10 +124,12 @@ impl Conn {
             engine,
             tag,
             peer,
+            whose,
             gate: Gate::default(),
             imports: Imports::default(),
             lanes: Mutex::default(),
             outbox: Mutex::default(),
+            queued: AtomicU64::new(0),
             listed: AtomicBool::new(false),
             tally: Arc::default(),
             inner: Mutex::new(Inner {
@@ -140,11 +160,20 @@ impl Conn {
 
     /// Queues a frame; the engine has to be told.
     pub(super) fn enqueue(&self, kind: Kind, body: Bytes) {
+        self.queued.fetch_add(body.len() as u64, Ordering::Relaxed);
         self.outbox.lock().push_back((kind, body));
     }
 
     pub(super) fn next_frame(&self) -> Option<(Kind, Bytes)> {
-        self.outbox.lock().pop_front()
+        let frame = self.outbox.lock().pop_front()?;
+        let len = frame.1.len() as u64;
+        self.queued.fetch_sub(len, Ordering::Relaxed);
+        Some(frame)
+    }
+
+    /// Bytes of messages that UCX has not got rid of yet.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed) + self.tally.bytes() as u64
     }
 
     pub(super) fn has_frames(&self) -> bool {
@@ -166,6 +195,11 @@ impl Conn {
         self.enqueue(Kind::Message, message);
         self.engine.order(super::Order::Send(self.clone()));
         Ok(())
+    }
+
+    /// Nothing of ours is under way or waits to be.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.inner.lock().posts == 0 && !self.has_frames() && self.tally.parcels() == 0
     }
 
     /// Ends the connection from this side.

@@ -12,7 +12,7 @@ use ucx_sys::Version;
 
 use super::{
     CHANNEL, Conn, Dial, Engine, MESSAGES, State, Upcall,
-    conn::{Dialling, Stage},
+    conn::{Dialling, Stage, Whose},
     mailbox::{Met, seal},
 };
 use crate::{
@@ -68,7 +68,7 @@ impl Engine {
         };
         let stage = Stage::Hello(Box::new(shake), dialling);
         let name = peer.card.name.clone();
-        if let Some(conn) = self.adopt(state, name, endpoint, stage) {
+        if let Some(conn) = self.adopt(state, name, Whose::Ours, endpoint, stage) {
             conn.inner.lock().mine.push(from);
             state.tokens.insert(from, conn.tag);
             state.timed.push(conn);
@@ -87,10 +87,11 @@ impl Engine {
         }
     }
 
-    fn adopt(
+    pub(super) fn adopt(
         &self,
         state: &mut State,
         peer: String,
+        whose: Whose,
         endpoint: Endpoint,
         stage: Stage,
     ) -> Option<Arc<Conn>> {
@@ -99,6 +100,7 @@ impl Engine {
             self.shared().ok()?,
             state.last,
             peer,
+            whose,
             endpoint,
             stage,
         ));
@@ -200,7 +202,8 @@ impl Engine {
             }
         };
         let lanes = entered.lanes(&endpoint);
-        let Some(conn) = self.adopt(state, peer.name.clone(), endpoint, Stage::Open) else {
+        let named = peer.name.clone();
+        let Some(conn) = self.adopt(state, named, Whose::Ours, endpoint, Stage::Open) else {
             return;
         };
         conn.set_lanes(lanes);
@@ -243,6 +246,9 @@ impl Engine {
 
     /// Why a client was given up.
     pub(super) fn unanswered(&self, conn: &Conn) -> Error {
+        if conn.whose == Whose::Nixl {
+            return self.not_reached().with_peer(&conn.peer);
+        }
         let here = self.settings.version;
         let theirs = match &conn.inner.lock().stage {
             Stage::Hello(_, dialling) | Stage::Finish(dialling) => dialling.theirs,

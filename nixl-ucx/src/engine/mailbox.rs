@@ -20,7 +20,7 @@ use nixl_core::{
 };
 use parking_lot::Mutex;
 
-use super::{CHANNEL, rma::Rma};
+use super::{CHANNEL, foreign::NOTIFICATION, rma::Rma};
 use crate::{
     fault::{gone, misbehaved},
     shape,
@@ -43,6 +43,10 @@ pub(super) enum Event {
     Failed(u64, Status),
     /// Nothing of a transfer is in flight any more.
     Quiet(Arc<Rma>),
+    /// The lanes of the connection with this number to a NIXL agent are connected, or not.
+    Reached(u64, Result<(), Status>),
+    /// A notification of a NIXL agent.
+    Foreign(Vec<u8>),
 }
 
 /// A client that proved who it is.
@@ -163,7 +167,10 @@ fn reject(reply: &Reply<'_>, refused: Refused) {
 }
 
 impl Sink for Mailbox {
-    fn received(&self, _: u32, head: &[u8], body: &[u8], reply: &Reply<'_>) {
+    fn received(&self, id: u32, head: &[u8], body: &[u8], reply: &Reply<'_>) {
+        if id == NOTIFICATION && head.is_empty() {
+            return self.push(Event::Foreign(body.to_vec()));
+        }
         let head = match Head::decode(head) {
             Ok(head) => head,
             Err(why) => return tracing::debug!(%why, "dropping a UCX message"),

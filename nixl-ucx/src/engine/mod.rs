@@ -3,7 +3,9 @@
 //! Read `docs/ucx.md` first. Whoever has something for the engine leaves an [`Order`] and takes
 //! the turn; if another thread has it, that one goes round once more.
 
+mod close;
 mod conn;
+mod foreign;
 mod greet;
 mod mailbox;
 mod rma;
@@ -24,12 +26,13 @@ use nixl_core::{
     auth::PeerIdentity,
     backend::{ConnectDone, Context, PeerAddress},
     inflight::Completion,
-    runtime::{Readiness, Step, Task, Turn, Watch, WatchToken},
+    runtime::{Readiness, Step, Task, Tick, Turn, Watch, WatchToken},
 };
 use parking_lot::Mutex;
 use ucx_sys::Version;
 
 pub(crate) use conn::Conn;
+pub(crate) use foreign::Foreign;
 use mailbox::Mailbox;
 pub(crate) use rma::Rma;
 
@@ -47,6 +50,8 @@ const MESSAGES: u32 = 2301;
 const CHANNEL: &str = "ucx";
 /// How long a thread that posts or sends may be kept.
 const INLINE: Duration = Duration::from_micros(20);
+/// Bytes in flight that a thread that posts may move along.
+const INLINE_BYTES: u64 = 64 << 10;
 /// How long the reactor may be kept.
 const ON_WAKE: Duration = Duration::from_micros(50);
 /// How long a turn looks for more before it arms the worker, while operations are in flight.
@@ -57,6 +62,7 @@ const LOOK: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(10
 /// Something that other threads want of an engine.
 pub(crate) enum Order {
     Dial(Dial),
+    Reach(Foreign),
     Post(Arc<Rma>),
     /// Posts of the connection that wait for keys may have been cancelled.
     Cancel(Arc<Conn>),
@@ -90,6 +96,8 @@ enum Upcall {
     Refused(ConnectDone, Error),
     Accepted(Arc<Conn>, PeerIdentity),
     Message(Arc<Conn>, Vec<u8>),
+    /// A notification of a NIXL agent.
+    Foreign(Vec<u8>),
     Complete(Arc<Conn>, Completion, Result<()>),
     /// The connection is over, but for posts that are still being refused.
     Over(Arc<Conn>),
@@ -152,7 +160,11 @@ impl Engine {
     /// A worker that listens for peers.
     pub(crate) fn start(ctx: Context, settings: Settings) -> Result<Arc<Self>> {
         let mailbox = Arc::new(Mailbox::new(ctx.clone(), settings.connect_timeout));
-        let worker = Worker::new(&settings.context, mailbox.clone(), &[MESSAGES])?;
+        let worker = Worker::new(
+            &settings.context,
+            mailbox.clone(),
+            &[MESSAGES, foreign::NOTIFICATION],
+        )?;
         let address = worker.address()?;
         let engine = Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -176,6 +188,8 @@ impl Engine {
         let token = engine.ctx.runtime.watch(fd, waker)?;
         // Set once, here.
         let _ = engine.watch.set(token);
+        let ticker: Weak<dyn Tick> = engine.me.clone();
+        engine.ctx.runtime.add_ticker(ticker);
         engine.take_turn(INLINE, Caller::Core);
         Ok(engine)
     }
@@ -210,8 +224,8 @@ impl Engine {
         self.busy.store(true, Ordering::Release);
         let mut last = Instant::now();
         loop {
-            let moved = self.step();
-            if !self.tell(caller) {
+            let moved = self.step(until, caller);
+            if !self.tell(caller) || (caller == Caller::Core && self.is_loaded()) {
                 return;
             }
             let now = Instant::now();
@@ -234,23 +248,17 @@ impl Engine {
         }
     }
 
+    /// Whether more is in flight than a thread that posts may be kept for.
+    fn is_loaded(&self) -> bool {
+        self.flying.bytes.load(Ordering::Relaxed) > INLINE_BYTES
+    }
+
     /// Nothing to do until the worker wakes us, or an order comes.
     fn rest(&self) {
         self.busy.store(false, Ordering::Release);
     }
 
     // --- time ---
-
-    /// Does what is due; returns when to be called next.
-    pub(crate) fn tick(self: &Arc<Self>, now: Instant) -> Instant {
-        self.order(Order::Tick(now));
-        let idle = self.flying.ops.load(Ordering::Relaxed) == 0;
-        let look = now + LOOK[usize::from(idle)];
-        match self.due.load(Ordering::Relaxed) {
-            0 => look,
-            due => look.min(self.begun + Duration::from_nanos(due)),
-        }
-    }
 
     /// Something is due at `at`.
     fn due_at(&self, at: Instant) {
@@ -312,6 +320,20 @@ impl Task for Engine {
             return Step::Again;
         }
         Step::Done
+    }
+}
+
+impl Tick for Engine {
+    fn tick(&self, now: Instant) -> Option<Instant> {
+        let engine = self.me.upgrade()?;
+        engine.orders.lock().push_back(Order::Tick(now));
+        engine.take_turn(ON_WAKE, Caller::Runtime);
+        let idle = self.flying.ops.load(Ordering::Relaxed) == 0;
+        let look = now + LOOK[usize::from(idle)];
+        Some(match self.due.load(Ordering::Relaxed) {
+            0 => look,
+            due => look.min(self.begun + Duration::from_nanos(due)),
+        })
     }
 }
 

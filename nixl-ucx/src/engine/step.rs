@@ -2,20 +2,23 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use nixl_core::{Error, ErrorKind, Result, backend::Endpoint as _, mem::Access};
+use nixl_core::{Result, backend::Endpoint as _, mem::Access};
 
-use super::{Caller, Conn, Engine, MESSAGES, Order, State, Upcall, conn::Stage, mailbox::Event};
+use super::{
+    Caller, Conn, Engine, MESSAGES, Order, State, Upcall, close::as_end, conn::Whose,
+    foreign::NOTIFICATION, mailbox::Event,
+};
 use crate::{
     endpoint::UcxEndpoint,
     fault::{gone, misbehaved},
     imports::Grant as Key,
     shape,
     ucp::{Entered, Status},
-    wire::{Grant, Head, Import, Kind, decode_error, decode_refusal, encode_error, encode_refusal},
+    wire::{Grant, Head, Import, Kind, decode_error, decode_refusal, encode_refusal},
 };
 
 /// Orders and calls of `ucp_worker_progress` in one step.
@@ -24,15 +27,10 @@ const BATCH: usize = 32;
 const MESSAGE_WINDOW: usize = 4 << 20;
 /// Messages likewise.
 const MESSAGES_OUT: usize = 256;
-/// How long what is in flight may take to land when a connection closes.
-const DRAIN: Duration = Duration::from_millis(200);
-/// Pause between two looks at a connection that closes, and at one whose peer does not answer.
-const SOON: Duration = Duration::from_millis(1);
-const LINGER: Duration = Duration::from_millis(100);
 
 impl Engine {
     /// Does a bounded amount of everything; false if there was nothing to do.
-    pub(super) fn step(&self) -> bool {
+    pub(super) fn step(&self, until: Instant, caller: Caller) -> bool {
         let mut moved = false;
         {
             let mut state = self.state.lock();
@@ -40,11 +38,18 @@ impl Engine {
             moved |= self.take_orders(&mut state, &entered);
             moved |= self.send_frames(&mut state, &entered);
             moved |= self.feed(&mut state, &entered);
-            for _ in 0..BATCH {
-                if !entered.progress() {
-                    break;
-                }
+            let mut left = if caller == Caller::Core && self.is_loaded() {
+                0
+            } else {
+                BATCH
+            };
+            while left > 0 && entered.progress() {
                 moved = true;
+                left -= 1;
+                // One call may copy half a megabyte.
+                if self.is_loaded() && Instant::now() >= until {
+                    left = 0;
+                }
             }
             moved |= self.take_events(&mut state, &entered);
         }
@@ -60,6 +65,7 @@ impl Engine {
             any = true;
             match order {
                 Order::Dial(dial) => self.dial(state, entered, dial),
+                Order::Reach(reach) => self.reach(state, entered, reach),
                 Order::Post(rma) => self.begin(state, &rma, true),
                 Order::Cancel(conn) => self.resume(state, &conn),
                 Order::Send(conn) => state.list(&conn),
@@ -96,6 +102,9 @@ impl Engine {
                 break;
             };
             conn.listed.store(false, Ordering::Relaxed);
+            if conn.whose == Whose::Nixl {
+                self.take_keys(state, entered, &conn);
+            }
             any |= self.send_from(entered, &conn);
             if conn.has_frames() {
                 state.list(&conn);
@@ -107,7 +116,8 @@ impl Engine {
     /// Sends what there is room for. What cannot be sent any more is dropped.
     fn send_from(&self, entered: &Entered<'_>, conn: &Conn) -> bool {
         let mut inner = conn.inner.lock();
-        while let Some(question) = conn.imports.question() {
+        let ours = conn.whose == Whose::Ours;
+        while let Some(question) = ours.then(|| conn.imports.question()).flatten() {
             conn.enqueue(Kind::Import, question.encode().into());
         }
         let mut any = false;
@@ -130,13 +140,12 @@ impl Engine {
             let Some(endpoint) = &inner.endpoint else {
                 continue;
             };
-            let sent = entered.send(
-                endpoint,
-                MESSAGES,
-                (&head.encode(), body),
-                false,
-                &conn.tally,
-            );
+            let head = head.encode();
+            let (id, head) = match conn.whose {
+                Whose::Ours => (MESSAGES, &head[..]),
+                Whose::Nixl => (NOTIFICATION, &[][..]),
+            };
+            let sent = entered.send(endpoint, id, (head, body), false, &conn.tally);
             if let Err(why) = sent {
                 tracing::debug!(peer = conn.peer, %why, "a frame was not sent");
             }
@@ -160,6 +169,8 @@ impl Engine {
                 Event::Met(met) => self.meet(state, entered, met),
                 Event::Failed(tag, status) => self.endpoint_failed(state, entered, tag, status),
                 Event::Quiet(rma) => self.settle(state, entered, &rma),
+                Event::Reached(tag, result) => self.reached(state, entered, tag, result),
+                Event::Foreign(message) => state.upcalls.push_back(Upcall::Foreign(message)),
             }
         }
         any
@@ -269,145 +280,6 @@ impl Engine {
         Ok(())
     }
 
-    // --- the end of a connection ---
-
-    /// Ends a connection from this side: tells the peer, lets what is in flight land.
-    pub(super) fn close(&self, state: &mut State, conn: &Arc<Conn>, why: Error) {
-        self.begin_to_close(state, conn, why, true);
-    }
-
-    fn begin_to_close(&self, state: &mut State, conn: &Arc<Conn>, why: Error, tell: bool) {
-        if !conn.gate.close(why.clone()) {
-            return;
-        }
-        let until = Instant::now() + DRAIN;
-        let was = std::mem::replace(&mut conn.inner.lock().stage, Stage::Closing(until));
-        match was {
-            Stage::Hello(_, dialling) | Stage::Finish(dialling) => {
-                state.upcalls.push_back(Upcall::Refused(dialling.done, why));
-            }
-            Stage::Open if tell => {
-                self.frame(state, conn, Kind::Reject, encode_error(&why).into());
-            }
-            Stage::Open | Stage::Closing(_) | Stage::Closed => {}
-        }
-        self.resume(state, conn);
-        state.timed.push(conn.clone());
-        self.due_at(Instant::now());
-    }
-
-    /// The connection ended by itself.
-    pub(super) fn fail(
-        &self,
-        state: &mut State,
-        entered: &Entered<'_>,
-        conn: &Arc<Conn>,
-        why: Error,
-    ) {
-        self.begin_to_close(state, conn, why, false);
-        self.cut(state, entered, conn);
-    }
-
-    /// Closes the endpoint: whatever of ours is in flight ends.
-    fn force(&self, entered: &Entered<'_>, conn: &Conn) {
-        let endpoint = conn.inner.lock().endpoint.take();
-        if let Some(endpoint) = endpoint {
-            entered.close(endpoint);
-        }
-    }
-
-    /// The connection is over: nothing arrives on it any more.
-    fn cut(&self, state: &mut State, entered: &Entered<'_>, conn: &Arc<Conn>) {
-        {
-            let mut inner = conn.inner.lock();
-            inner.stage = Stage::Closed;
-            for token in std::mem::take(&mut inner.mine) {
-                state.tokens.remove(&token);
-            }
-        }
-        self.force(entered, conn);
-        conn.imports.close();
-        self.bid_farewell(state, conn);
-    }
-
-    /// Forgets a connection once its endpoint is gone and its last token is out.
-    pub(super) fn bid_farewell(&self, state: &mut State, conn: &Arc<Conn>) {
-        {
-            let inner = conn.inner.lock();
-            if !matches!(inner.stage, Stage::Closed) || inner.posts > 0 {
-                return;
-            }
-        }
-        if state.conns.remove(&conn.tag).is_some() {
-            state.upcalls.push_back(Upcall::Over(conn.clone()));
-        }
-    }
-
-    /// Ends what takes too long; returns when to look again.
-    fn expire(
-        &self,
-        state: &mut State,
-        entered: &Entered<'_>,
-        conn: &Arc<Conn>,
-        now: Instant,
-    ) -> Option<Instant> {
-        let (until, closing) = match &conn.inner.lock().stage {
-            Stage::Hello(_, dialling) | Stage::Finish(dialling) => (dialling.until, false),
-            Stage::Closing(until) => (*until, true),
-            Stage::Open | Stage::Closed => return None,
-        };
-        if closing {
-            return self.wind_up(state, entered, conn, now, until);
-        }
-        if now < until {
-            return Some(until);
-        }
-        let why = self.unanswered(conn);
-        self.fail(state, entered, conn, why);
-        None
-    }
-
-    /// Brings a connection that closes nearer to its end; returns when to look again.
-    ///
-    /// The end may be told only when the peer cannot touch our memory any more over it. UCX does
-    /// not see to that: what a peer has sent over TCP still lands after our endpoint was closed. So
-    /// the peer has to say that it is through, or to be gone.
-    fn wind_up(
-        &self,
-        state: &mut State,
-        entered: &Entered<'_>,
-        conn: &Arc<Conn>,
-        now: Instant,
-        until: Instant,
-    ) -> Option<Instant> {
-        let (drained, granted, said, heard) = {
-            let inner = conn.inner.lock();
-            (
-                inner.posts == 0,
-                inner.granted,
-                inner.said_gone,
-                inner.heard_gone,
-            )
-        };
-        if drained && !said {
-            conn.inner.lock().said_gone = true;
-            self.frame(state, conn, Kind::Gone, Bytes::new());
-        }
-        let sent = drained && said && !conn.has_frames() && conn.tally.parcels() == 0;
-        let late = now >= until;
-        if (sent && heard) || (late && !granted) {
-            self.cut(state, entered, conn);
-            return None;
-        }
-        if late && !drained {
-            // Our own operations end; the peer may still say that it is through.
-            self.force(entered, conn);
-        }
-        // A peer that holds a key and does not answer is waited for: it says so, or dies.
-        let pause = if late { LINGER } else { SOON };
-        Some(now + pause)
-    }
-
     // --- telling core ---
 
     /// Hands out what is to be told; no lock is held. False if some of it has to be told by
@@ -444,6 +316,9 @@ impl Engine {
                         core.message(&message);
                     }
                 }
+                Upcall::Foreign(message) => {
+                    self.ctx.foreign_message(crate::backend::UCX, &message);
+                }
                 Upcall::Complete(conn, token, result) => {
                     token.complete(result);
                     if conn.gate.exit() {
@@ -459,7 +334,10 @@ impl Engine {
 impl Upcall {
     /// Whether it must not happen inside of a call of core's.
     fn is_for_runtime(&self) -> bool {
-        matches!(self, Self::Message(..) | Self::Accepted(..))
+        matches!(
+            self,
+            Self::Message(..) | Self::Accepted(..) | Self::Foreign(_)
+        )
     }
 }
 
@@ -469,17 +347,5 @@ impl State {
         if !conn.listed.swap(true, Ordering::Relaxed) {
             self.sending.push_back(conn.clone());
         }
-    }
-}
-
-/// The peer's reason to close, as the end of the connection.
-fn as_end(why: Error) -> Error {
-    match why.kind() {
-        ErrorKind::PeerMisbehaved => gone(format!(
-            "the peer closed the connection, because of us: {}",
-            why.message()
-        )),
-        ErrorKind::PeerGone => why,
-        _ => gone(why.message().to_owned()),
     }
 }

@@ -76,6 +76,7 @@ fn card() -> AgentCard {
             region: RegionId(1),
             nonce: [0x33; 32],
         }],
+        foreign: false,
     }
 }
 
