@@ -231,12 +231,20 @@ pub struct BackendCard {
 }
 
 /// A small region every agent registers so that peers can prove a path (design §1, "prove").
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ProbeCard {
     /// The region probed.
     pub region: RegionId,
     /// The nonce that stands at the region's start.
     pub nonce: [u8; 32],
+}
+
+impl fmt::Debug for ProbeCard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProbeCard")
+            .field("region", &self.region)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Everything an agent says about itself except its regions.
@@ -269,7 +277,7 @@ impl AgentCard {
 }
 
 /// One registered region as its owner publishes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RegionCard {
     /// The region's number.
     pub id: RegionId,
@@ -289,4 +297,21 @@ pub struct RegionCard {
     pub writable: bool,
     /// What backends add (UCX's packed rkey): backend name and bytes.
     pub extras: Vec<(String, Bytes)>,
+}
+
+/// Without what the extras hold: UCX's packed keys open the memory.
+impl fmt::Debug for RegionCard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extras: Vec<_> = self.extras.iter().map(|(b, x)| (b, x.len())).collect();
+        f.debug_struct("RegionCard")
+            .field("id", &self.id)
+            .field("addr", &self.addr)
+            .field("len", &self.len)
+            .field("kind", &self.kind)
+            .field("dev", &self.dev)
+            .field("shareable", &self.shareable)
+            .field("writable", &self.writable)
+            .field("extra_bytes", &extras)
+            .finish_non_exhaustive()
+    }
 }

@@ -13,7 +13,8 @@ use nixl_core::{
 };
 use parking_lot::Mutex;
 
-pub(crate) type Hook = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
+/// May keep the token: then the post never ends.
+pub(crate) type Hook = Arc<Mutex<Option<Box<dyn Fn(Completion) -> Option<Completion> + Send>>>>;
 
 /// A simulated backend that calls its hook at the beginning of every post.
 pub(crate) struct Early {
@@ -96,10 +97,11 @@ struct EarlyTransfer {
 // SAFETY: INV-1, the simulated backend keeps it.
 unsafe impl Transfer for EarlyTransfer {
     fn post(self: Arc<Self>, done: Completion) -> Result<(), Refused> {
-        if let Some(hook) = &*self.hook.lock() {
-            hook();
-        }
-        self.inner.clone().post(done)
+        let token = match &*self.hook.lock() {
+            Some(hook) => hook(done),
+            None => Some(done),
+        };
+        token.map_or(Ok(()), |done| self.inner.clone().post(done))
     }
 
     fn cancel(&self) {

@@ -1,14 +1,26 @@
 //! Paths: proof, failover, policies, generations.
 
-use nixl_conformance::sim::{Failing, FaultPlan, SimConfig};
+use nixl_conformance::sim::{Failing, FaultPlan, SimBackend, SimConfig};
 use nixl_core::{
-    AgentConfig, ErrorKind, MemKind, Op, PathClass,
+    Agent, AgentConfig, ErrorKind, MemKind, Op, PathClass,
     negotiate::{Demand, Mode, Policy},
 };
 
 use crate::world::*;
 
 const ORDER: [u64; 4] = [9, 3, 4, 200];
+
+/// What a READ of [`ORDER`] asks for.
+fn reads() -> Demand {
+    Demand {
+        op: Op::Read,
+        local: MemKind::Dram,
+        remote: MemKind::Dram,
+        all_remote_shareable: true,
+        descs: 4,
+        bytes: 4 * BLOCK,
+    }
+}
 
 fn failing(kind: ErrorKind) -> Option<Failing> {
     Some(Failing { times: 1, kind })
@@ -156,15 +168,7 @@ fn falling_to_a_slower_class_is_counted() {
     let (a, b) = pair(&[fast, sim("slow", 5)]);
     completed(Op::Read, &a, &b, &ORDER);
     assert_eq!(a.agent.snapshot().degraded, 1);
-    let demand = Demand {
-        op: Op::Read,
-        local: MemKind::Dram,
-        remote: MemKind::Dram,
-        all_remote_shareable: true,
-        descs: 4,
-        bytes: 4 * BLOCK,
-    };
-    let found = a.agent.explain("b", &demand).unwrap();
+    let found = a.agent.explain("b", &reads()).unwrap();
     assert!(found.to_string().contains("slow"), "{found}");
 }
 
@@ -285,4 +289,52 @@ fn a_peer_without_a_common_backend_is_unsupported() {
             .contains("no common backend (peer: right; here: left)"),
         "{e}"
     );
+}
+
+#[test]
+fn a_policy_that_names_no_path_is_refused() {
+    let policy = |name: &str| Policy {
+        forbid: vec![name.to_owned()],
+        ..Policy::default()
+    };
+    for name in ["tcp", "cuda_ipc", "mine"] {
+        let built = Agent::builder("a")
+            .backend(SimBackend::new(sim("mine", 0)))
+            .policy(policy(name))
+            .build();
+        assert!(built.is_ok(), "{name}");
+    }
+    let built = Agent::builder("a").policy(policy("tpc")).build();
+    let e = built.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::ApiMisuse);
+    assert!(e.to_string().contains("\"tpc\""), "{e}");
+    assert!(e.to_string().contains("shm, cma"), "{e}");
+}
+
+#[test]
+fn proving_waits_for_every_connection() {
+    let (a, _b) = pair(&[sim("fast", 0), sim("slow", 1)]);
+    a.sims[1].faults(|f| f.silent_connects = true);
+    a.agent.connect("b", LONG).unwrap();
+    let (sim, prove) = (&a.sims[1], || a.agent.prove("b", Op::Read, LONG).unwrap());
+    std::thread::scope(|scope| {
+        let proving = scope.spawn(prove);
+        while sim.counts().connects == 0 {
+            std::thread::yield_now();
+        }
+        sim.release();
+        proving.join().unwrap();
+    });
+    let shown = a.agent.explain("b", &reads()).unwrap();
+    let proven = shown.ranked.iter().filter(|c| c.proven).count();
+    assert_eq!(proven, 2, "{shown}");
+}
+
+#[test]
+fn an_explanation_says_which_pages_the_memory_got() {
+    let (a, _b) = pair(&[sim("sim", 0)]);
+    let shown = a.agent.explain("b", &reads()).unwrap();
+    let small = shown.allocated.iter().find(|(page, _)| *page == 4096);
+    assert_eq!(small, Some(&(4096, LEN)), "{shown}");
+    assert!(shown.to_string().contains("KiB in 4 KiB pages"), "{shown}");
 }

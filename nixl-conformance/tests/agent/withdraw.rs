@@ -1,6 +1,7 @@
 //! Memory that goes away while others want it.
 
 use std::{
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -136,7 +137,10 @@ fn a_cancel_that_meets_its_post_does_not_cost_the_connection() {
     a.sims[0].faults(|f| f.stall_after = Some(0));
     let connects = a.sims[0].counts().connects;
     let me = Arc::downgrade(&request);
-    *early.hook.lock() = Some(Box::new(move || me.upgrade().unwrap().cancel()));
+    *early.hook.lock() = Some(Box::new(move |token| {
+        me.upgrade().unwrap().cancel();
+        Some(token)
+    }));
     request.post().unwrap();
     let e = request.wait(LONG).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Cancelled);
@@ -145,4 +149,29 @@ fn a_cancel_that_meets_its_post_does_not_cost_the_connection() {
     request.post().unwrap();
     request.wait(LONG).unwrap();
     assert_eq!(a.sims[0].counts().connects, connects);
+}
+
+#[test]
+fn an_unclean_shutdown_ends_every_view_of_what_it_leaves_behind() {
+    let (a, b, early) = hooked();
+    let request = completed(Op::Read, &a, &b, &ORDER);
+    let (keep, kept) = std::sync::mpsc::channel();
+    *early.hook.lock() = Some(Box::new(move |token| {
+        keep.send(token).unwrap();
+        None
+    }));
+    request.post().unwrap();
+    let Party { agent, region, .. } = a;
+    let e = agent.shutdown(Duration::from_millis(100)).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
+    assert!(e.to_string().contains("1 requests"), "{e}");
+    let e = request.wait(LONG).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Abandoned, "{e}");
+    let mut done = std::pin::pin!(request.done());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(done.as_mut().poll(&mut context).is_ready());
+    assert!(region.pins() > 0, "what may still be touched was let go");
+    // Late is no harm.
+    kept.recv().unwrap().complete(Ok(()));
+    assert_eq!(request.wait(LONG).unwrap_err().kind(), ErrorKind::Abandoned);
 }

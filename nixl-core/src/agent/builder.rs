@@ -88,6 +88,10 @@ impl AgentBuilder {
     pub fn build(self) -> Result<Agent> {
         check_name(&self.name)?;
         check_backends(&self.backends)?;
+        let paths = self.backends.iter().flat_map(|b| b.paths());
+        self.config
+            .policy
+            .check(&paths.cloned().collect::<Vec<_>>())?;
         let identity = Identity {
             name: self.name,
             generation: Generation(u64::from_le_bytes(auth::random()?)),
@@ -146,7 +150,7 @@ impl AgentBuilder {
 }
 
 /// Numbers below are the probe regions'.
-const FIRST_REGION: u64 = 16;
+pub(super) const FIRST_REGION: u64 = 16;
 
 fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {

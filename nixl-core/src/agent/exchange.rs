@@ -244,6 +244,7 @@ impl Agent {
     }
 
     /// Connects to a peer over every common backend, so that the first request need not wait.
+    /// Returns as soon as one connection is up; the others follow by themselves.
     ///
     /// Errors: the first failure if nothing connected within `timeout`.
     pub fn connect(&self, peer: &str, timeout: Duration) -> Result<()> {
@@ -270,13 +271,15 @@ impl Agent {
         }
     }
 
-    /// Probes every path to a connected peer in one direction, so that the first request need not
-    /// wait and [`Agent::explain`] shows what works. Failures stand in the explanation.
+    /// Probes every path to a peer in one direction, after all connections are up or failed, so
+    /// that [`Agent::explain`] shows what works. Failures stand in the explanation.
     pub fn prove(&self, peer: &str, op: Op, timeout: Duration) -> Result<()> {
         let peer = self.peer(peer)?;
+        let runtime = &self.shared.runtime;
+        let until = deadline_after(timeout);
+        runtime.wait(until, || peer.connect_outcome().is_some());
         peer.prove_all(op);
-        let settled = || !peer.is_proving();
-        self.shared.runtime.wait(deadline_after(timeout), settled);
+        runtime.wait(until, || !peer.is_proving());
         Ok(())
     }
 

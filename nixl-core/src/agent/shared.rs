@@ -308,8 +308,9 @@ impl Task for Advance {
 
 impl Tick for Shared {
     fn tick(&self, now: Instant) -> Option<Instant> {
+        let ending = self.flips.settle(now);
         if self.closed.load(Ordering::Acquire) {
-            return None;
+            return ending;
         }
         let mut next = self.look_at_requests(now);
         let mut earlier = |at: Option<Instant>| {
@@ -318,6 +319,7 @@ impl Tick for Shared {
                 (a, b) => a.or(b),
             };
         };
+        earlier(ending);
         for peer in self.all_peers().values() {
             earlier(peer.expire_connects(now, peer.connect_timeout(&self.config)));
             earlier(peer.expire_probes(now));

@@ -35,6 +35,13 @@ impl Agent {
         let quiet = || shared.active_count() == 0 && !shared.regions.any_pinned();
         let quiet = shared.runtime.wait(until, quiet);
         shared.runtime.stop();
+        let left = shared.active_requests();
+        for request in &left {
+            request.end(Err(fail(
+                ErrorKind::Abandoned,
+                "the agent was shut down before the operation let go of its memory",
+            )));
+        }
         if quiet && held.is_empty() {
             return Ok(());
         }
@@ -43,7 +50,7 @@ impl Agent {
             format!(
                 "{} requests did not end within {deadline:?}, and these peers did not let go of \
                  memory: [{}]; what they may still touch is leaked",
-                shared.active_count(),
+                left.len(),
                 held.join(", ")
             ),
         );

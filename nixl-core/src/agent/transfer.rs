@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Agent;
+use super::{Agent, builder::FIRST_REGION};
 use crate::{
     DescList, ErrorKind, Op, Result,
     error::fail,
@@ -106,7 +106,9 @@ impl Agent {
 
     /// Ranks the paths to a peer for a demand, with the reason for each one rejected.
     pub fn explain(&self, peer: &str, demand: &Demand) -> Result<Negotiation> {
-        Ok(self.peer(peer)?.explain(&self.shared, demand))
+        let mut found = self.peer(peer)?.explain(&self.shared, demand);
+        found.allocated = self.shared.regions.allocated(FIRST_REGION);
+        Ok(found)
     }
 
     pub(crate) fn peer(&self, name: &str) -> Result<Arc<Peer>> {

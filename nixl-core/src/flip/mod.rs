@@ -14,7 +14,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -32,7 +32,6 @@ use crate::{
     peer::{Incoming, Link},
     plan::Plan,
     request::Request,
-    runtime::{Step, Task},
 };
 
 /// Flipped operations of one agent: those it asked for, and those it does for others.
@@ -40,11 +39,16 @@ use crate::{
 pub(crate) struct Flips {
     asked: Mutex<HashMap<u64, Weak<FlipTransfer>>>,
     doing: Mutex<Vec<Doing>>,
+    /// Over, but somebody is still inside their memory.
+    ending: Mutex<Vec<Ended>>,
 }
 
 /// Most operations, and most blocks of them all, that one connection may have done at a time.
 const MAX_DOING: usize = 4096;
 const MAX_BLOCKS: u64 = 1 << 20;
+
+/// How often memory that is still in use is looked at again.
+const RECHECK: Duration = Duration::from_millis(5);
 
 struct Doing {
     id: u64,
@@ -108,6 +112,20 @@ impl Flips {
             .iter()
             .position(|d| d.id == id && Arc::ptr_eq(&d.from, from))?;
         Some(doing.swap_remove(at).request)
+    }
+
+    /// Ends operations that are over and whose memory nobody touches any more. When to look again
+    /// if there are others.
+    pub(crate) fn settle(&self, now: Instant) -> Option<Instant> {
+        let (quiet, busy): (Vec<_>, Vec<_>) = {
+            let mut ending = self.ending.lock();
+            let all = std::mem::take(&mut *ending);
+            all.into_iter().partition(Ended::is_quiet)
+        };
+        let again = (!busy.is_empty()).then_some(now + RECHECK);
+        self.ending.lock().extend(busy);
+        quiet.into_iter().for_each(Ended::complete);
+        again
     }
 
     /// The peer wants operation `id` to end.
@@ -233,46 +251,32 @@ impl FlipTransfer {
         for alias in &posted.aliases {
             shared.regions.withdraw_alias(alias);
         }
-        let quiet = Arc::new(Quiet {
-            state: Mutex::new(Some((posted, result))),
-        });
-        if !quiet.try_end() {
-            shared.runtime.spawn(quiet);
-        }
-    }
-}
-
-/// Waits until nobody touches an ended operation's memory.
-struct Quiet {
-    state: Mutex<Option<(Posted, Result<()>)>>,
-}
-
-impl Quiet {
-    fn try_end(&self) -> bool {
-        let mut state = self.state.lock();
-        let busy = |p: &Posted| p.aliases.iter().any(|a| a.pins() > 0);
-        if state.as_ref().is_some_and(|(posted, _)| busy(posted)) {
-            return false;
-        }
-        let ended = state.take();
-        drop(state);
-        if let Some((posted, result)) = ended {
-            for alias in &posted.aliases {
-                alias.drop_registrations();
-            }
-            posted.done.complete(result);
-        }
-        true
-    }
-}
-
-impl Task for Quiet {
-    fn run(self: Arc<Self>, _: Instant) -> Step {
-        if self.try_end() {
-            Step::Done
+        let ended = Ended { posted, result };
+        if ended.is_quiet() {
+            ended.complete();
         } else {
-            Step::Again
+            shared.flips.ending.lock().push(ended);
+            shared.runtime.tick_by(Instant::now() + RECHECK);
         }
+    }
+}
+
+/// An operation that is over, under keys that are withdrawn.
+struct Ended {
+    posted: Posted,
+    result: Result<()>,
+}
+
+impl Ended {
+    fn is_quiet(&self) -> bool {
+        self.posted.aliases.iter().all(|alias| alias.pins() == 0)
+    }
+
+    fn complete(self) {
+        for alias in &self.posted.aliases {
+            alias.drop_registrations();
+        }
+        self.posted.done.complete(self.result);
     }
 }
 

@@ -82,11 +82,6 @@ impl HostMemory {
             fd,
         })
     }
-
-    /// Whether it lies in 2 MiB pages.
-    pub fn is_huge(&self) -> bool {
-        self.huge
-    }
 }
 
 impl Drop for HostMemory {
@@ -109,6 +104,10 @@ unsafe impl MemoryOwner for HostMemory {
 
     fn share(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd.as_fd())
+    }
+
+    fn page_size(&self) -> Option<u64> {
+        Some(if self.huge { HUGE } else { PAGE })
     }
 }
 
@@ -182,6 +181,9 @@ mod tests {
     fn huge_pages_fall_back_to_small_ones() {
         let m = HostMemory::allocate(1, HugePages::Try).unwrap();
         assert_eq!(m.span().len, 1);
+        let page = m.page_size().unwrap();
+        assert_eq!(m.span().addr % page, 0);
+        assert!([PAGE, HUGE].contains(&page));
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub unsafe trait MemoryOwner: Send + Sync + 'static {
     fn share(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// Bytes in a page, for memory that the agent allocated.
+    fn page_size(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What a backend keeps for one region. Dropping it deregisters.
@@ -161,6 +166,11 @@ impl Region {
 
     pub(super) fn key_ref(&self) -> &RegionKey {
         &self.0.key
+    }
+
+    /// Bytes in a page, for memory that the agent allocated: 2 MiB or 4 KiB.
+    pub fn page_size(&self) -> Option<u64> {
+        self.0.owner.page_size()
     }
 
     /// Whether peers may write.

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Borrow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::{Hash, Hasher},
 };
 
@@ -88,7 +88,10 @@ impl RegionTable {
         }
         region.revoke();
         let id = region.id();
-        let found = inner.by_addr.remove(|r| r.id() == id);
+        let span = region.span();
+        let found = inner
+            .by_addr
+            .remove(span.kind, span.dev, span.addr, |r| r.id() == id);
         if let Some(region) = &found {
             inner.withdrawn.insert(id, region.clone());
         }
@@ -169,6 +172,18 @@ impl RegionTable {
     /// All regions; no aliases, which are nobody's but one operation's.
     pub fn all(&self) -> Vec<Region> {
         self.inner.read().by_addr.iter().cloned().collect()
+    }
+
+    /// Page size and bytes of what the agent allocated, smallest pages first; without the regions
+    /// numbered below `first`.
+    pub(crate) fn allocated(&self, first: u64) -> Vec<(u64, u64)> {
+        let mut sums = BTreeMap::new();
+        for region in self.inner.read().by_addr.iter() {
+            if let (Some(page), true) = (region.page_size(), region.id().0 >= first) {
+                *sums.entry(page).or_insert(0) += region.len();
+            }
+        }
+        sums.into_iter().collect()
     }
 
     /// Withdraws everything.

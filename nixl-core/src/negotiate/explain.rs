@@ -89,6 +89,10 @@ impl fmt::Display for Negotiation {
                 None => wrap(f, &row.verdict(), indent)?,
             }
         }
+        for (page, bytes) in &self.allocated {
+            let (page, bytes) = (page >> 10, bytes >> 10);
+            writeln!(f, "memory of this agent: {bytes} KiB in {page} KiB pages")?;
+        }
         Ok(())
     }
 }

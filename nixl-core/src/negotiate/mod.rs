@@ -100,6 +100,9 @@ pub struct Negotiation {
     pub degraded: Option<Degraded>,
     /// The peer is an agent of NIXL's.
     pub foreign: bool,
+    /// Memory that this agent allocated: page size and bytes, smallest pages first. `Agent::explain`
+    /// fills it in.
+    pub allocated: Vec<(u64, u64)>,
 }
 
 /// Ranks `paths` (ours) for `demand` against `peer`. `cost` and `health` look up what is known.

@@ -92,7 +92,31 @@ fn names(list: &[String], path: PathName, backend: BackendName) -> Option<usize>
     list.iter().position(|n| n == path || n == backend)
 }
 
+/// Paths and backends of this library, whether or not an agent has them.
+const KNOWN: [&str; 10] = [
+    "local", "shm", "cma", "cuda_ipc", "ipc", "tcp", "ucx", "ucx_cma", "ucx_rndv", "ucx_tcp",
+];
+
 impl Policy {
+    /// Errors: `ApiMisuse` for a name that is no path and no backend, neither of this library nor
+    /// of the agent that has `paths`.
+    pub(crate) fn check(&self, paths: &[PathCaps]) -> crate::Result<()> {
+        let known = |name: &str| {
+            KNOWN.contains(&name) || paths.iter().any(|p| p.path == name || p.backend == name)
+        };
+        let mut names = self.prefer.iter().chain(&self.forbid).chain(&self.only);
+        match names.find(|name| !known(name)) {
+            None => Ok(()),
+            Some(name) => Err(fail(
+                ErrorKind::ApiMisuse,
+                format!(
+                    "the policy names {name:?}, which is no path and no backend; these are: {}",
+                    KNOWN.join(", ")
+                ),
+            )),
+        }
+    }
+
     /// Whether a path may be used; else the part of the policy that rules it out.
     pub(super) fn allows(&self, caps: &PathCaps) -> Result<(), PolicyRule> {
         if names(&self.forbid, caps.path, caps.backend).is_some() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Link, Peer, Proof};
-use crate::{AgentConfig, Error, metadata};
+use crate::{AgentConfig, BackendName, Error, ErrorKind, error::fail, metadata};
 
 /// Longest time to connect to a foreign agent, and to prove a path to it.
 const FOREIGN: Duration = Duration::from_secs(1);
@@ -27,6 +27,16 @@ impl Peer {
             true => config.connect_timeout.min(FOREIGN),
             false => config.connect_timeout,
         }
+    }
+
+    /// Nobody answered over `backend`.
+    pub(super) fn unanswered(&self, backend: BackendName, limit: Duration) -> Error {
+        let (kind, hint) = match self.is_foreign() {
+            true => (ErrorKind::Timeout, ANOTHER_VERSION),
+            false => (ErrorKind::PeerGone, ""),
+        };
+        let text = format!("no answer from the peer over {backend} within {limit:?}{hint}");
+        fail(kind, text).with_peer(&self.name)
     }
 
     pub(super) fn probe_timeout(&self, config: &AgentConfig) -> Duration {

@@ -90,8 +90,12 @@ impl RemoteTable {
     }
 
     pub(crate) fn remove(&mut self, id: RegionId) -> bool {
-        self.index.remove(|card| card.id == id);
-        self.cards.remove(&id).is_some()
+        let Some(card) = self.cards.remove(&id) else {
+            return false;
+        };
+        self.index
+            .remove(card.kind, card.dev, card.addr, |found| found.id == id);
+        true
     }
 
     /// Adds what a NIXL agent says of its memory, all or nothing; true if anything was new.

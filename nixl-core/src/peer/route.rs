@@ -5,9 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Link, LinkHandler, LinkState, PathRecord, Peer, Proof, State, backoff, foreign::ANOTHER_VERSION,
-};
+use super::{Link, LinkHandler, LinkState, PathRecord, Peer, Proof, State, backoff};
 use crate::{
     BackendName, Error, ErrorKind, Op, PathName, Result,
     agent::Shared,
@@ -281,8 +279,12 @@ impl Peer {
         let Some(found) = shared.backends.iter().find(|b| b.name() == backend) else {
             return;
         };
+        let begun = match self.state.lock().links.get(backend) {
+            Some(LinkState::Connecting { since }) => *since,
+            _ => return,
+        };
         let peer = self.clone();
-        let done = ConnectDone::new(move |result| peer.connected(backend, result));
+        let done = ConnectDone::new(move |result| peer.connected(backend, begun, result));
         shared
             .runtime
             .tick_by(deadline_after(self.connect_timeout(&shared.config)));
@@ -292,12 +294,14 @@ impl Peer {
     fn connected(
         self: &Arc<Self>,
         backend: BackendName,
+        begun: Instant,
         result: Result<Arc<dyn Endpoint>>,
     ) -> Option<Conn> {
         let conn = {
             let mut state = self.state.lock();
-            let wanted = state.gone.is_none()
-                && matches!(state.links.get(backend), Some(LinkState::Connecting { .. }));
+            // An attempt that took too long may end while the next one runs.
+            let of_this = |link: &LinkState| matches!(link, LinkState::Connecting { since } if *since == begun);
+            let wanted = state.gone.is_none() && state.links.get(backend).is_some_and(of_this);
             match result {
                 Ok(endpoint) if wanted => {
                     let link = Arc::new(Link {
@@ -358,13 +362,7 @@ impl Peer {
                 .collect();
             for name in late {
                 expired = true;
-                let (kind, hint) = match self.is_foreign() {
-                    true => (ErrorKind::Timeout, ANOTHER_VERSION),
-                    false => (ErrorKind::PeerGone, ""),
-                };
-                let text = format!("no answer from the peer over {name} within {limit:?}{hint}");
-                let why = fail(kind, text);
-                state.set_down(name, why.with_peer(&self.name));
+                state.set_down(name, self.unanswered(name, limit));
             }
         }
         if expired {
