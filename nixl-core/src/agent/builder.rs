@@ -150,7 +150,7 @@ impl AgentBuilder {
 }
 
 /// Numbers below are the probe regions'.
-const FIRST_REGION: u64 = 16;
+pub(super) const FIRST_REGION: u64 = 16;
 
 fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Agent;
+use super::{Agent, builder::FIRST_REGION};
 use crate::{
     DescList, ErrorKind, Op, Result,
     error::fail,
@@ -107,7 +107,7 @@ impl Agent {
     /// Ranks the paths to a peer for a demand, with the reason for each one rejected.
     pub fn explain(&self, peer: &str, demand: &Demand) -> Result<Negotiation> {
         let mut found = self.peer(peer)?.explain(&self.shared, demand);
-        found.allocated = self.shared.regions.allocated();
+        found.allocated = self.shared.regions.allocated(FIRST_REGION);
         Ok(found)
     }
 

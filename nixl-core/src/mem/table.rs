@@ -174,11 +174,12 @@ impl RegionTable {
         self.inner.read().by_addr.iter().cloned().collect()
     }
 
-    /// Page size and bytes of what the agent allocated, smallest pages first.
-    pub(crate) fn allocated(&self) -> Vec<(u64, u64)> {
+    /// Page size and bytes of what the agent allocated, smallest pages first; without the regions
+    /// numbered below `first`.
+    pub(crate) fn allocated(&self, first: u64) -> Vec<(u64, u64)> {
         let mut sums = BTreeMap::new();
         for region in self.inner.read().by_addr.iter() {
-            if let Some(page) = region.page_size() {
+            if let (Some(page), true) = (region.page_size(), region.id().0 >= first) {
                 *sums.entry(page).or_insert(0) += region.len();
             }
         }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use nixl_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Secret,
     auth::{self, PeerIdentity, ServerHandshake, SessionKey},
     backend::Context,
     error::fail,
@@ -48,9 +48,6 @@ pub(super) enum Event {
     /// A notification of a NIXL agent.
     Foreign(Vec<u8>),
 }
-
-/// Whom to tell why not; `None`: nobody who would understand.
-type Refusal = Option<(Token, Error)>;
 
 /// A client that proved who it is.
 pub(super) struct Met {
@@ -100,7 +97,7 @@ impl Mailbox {
         self.greetings.lock().clear();
     }
 
-    fn hello(&self, body: &[u8]) -> Result<(Token, Token, Vec<u8>), Refusal> {
+    fn hello(&self, body: &[u8]) -> Result<(Token, Token, Vec<u8>), Refused> {
         let shake = Shake::decode(body).map_err(|_| None)?;
         let client = shake.from;
         let answer = || {
@@ -131,14 +128,14 @@ impl Mailbox {
         answer().map_err(|why| Some((client, why)))
     }
 
-    fn finish(&self, to: &Token, body: &[u8]) -> Result<Met, Refusal> {
+    fn finish(&self, to: &Token, body: &[u8]) -> Result<Met, Refused> {
         let Greeting { shake, client, .. } = self.greetings.lock().remove(to).ok_or(None)?;
         let check = || {
             let finish = Finish::decode(body)?;
             let (name, generation) = shake.claims();
             let known = self.ctx.known(name, generation);
             let (peer, key) = shake.finish(finish.proof, known)?;
-            if seal(&key, finish.address) != finish.seal {
+            if Secret(seal(&key, finish.address)) != Secret(finish.seal) {
                 return Err(misbehaved("a worker address that was not sealed"));
             }
             shape::check_worker_address(finish.address)?;
@@ -154,7 +151,10 @@ pub(super) fn seal(key: &SessionKey, address: &[u8]) -> [u8; 32] {
     key.derive(&[SEAL, address].concat())
 }
 
-fn reject(reply: &Reply<'_>, refused: Refusal) {
+/// Why a greeting is not answered, and to which token that is told, if one is known.
+type Refused = Option<(Token, Error)>;
+
+fn reject(reply: &Reply<'_>, refused: Refused) {
     // Without a token nobody would know what the answer is for.
     let Some((to, why)) = refused else { return };
     tracing::warn!(%why, "refusing a UCX connection");

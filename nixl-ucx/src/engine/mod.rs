@@ -225,7 +225,7 @@ impl Engine {
         let mut last = Instant::now();
         loop {
             let moved = self.step(until, caller);
-            if !self.tell(caller) || (caller == Caller::Core && self.is_loaded()) {
+            if !self.tell(caller) || (caller == Caller::Core && self.has_much_to_do()) {
                 return;
             }
             let now = Instant::now();
@@ -251,6 +251,11 @@ impl Engine {
     /// Whether more is in flight than a thread that posts may be kept for.
     fn is_loaded(&self) -> bool {
         self.flying.bytes.load(Ordering::Relaxed) > INLINE_BYTES
+    }
+
+    /// Whether what is left is for another thread than one that posts.
+    fn has_much_to_do(&self) -> bool {
+        self.is_loaded() || !self.state.lock().feeding.is_empty()
     }
 
     /// Nothing to do until the worker wakes us, or an order comes.

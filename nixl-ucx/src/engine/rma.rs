@@ -17,7 +17,7 @@ use nixl_core::{
 };
 use parking_lot::Mutex;
 
-use super::{Conn, Engine, Order, State, Upcall, mailbox::Event};
+use super::{Conn, Engine, INLINE_BYTES, Order, State, Upcall, mailbox::Event};
 use crate::{
     imports::{Grant, Slot},
     keys::Key,
@@ -83,6 +83,8 @@ enum Flush {
 enum Fed {
     /// More to hand over, there is room.
     More,
+    /// More to hand over, by a thread that has the time.
+    Later,
     /// More to hand over, no room now.
     Full,
     /// Nothing more to hand over.
@@ -153,13 +155,21 @@ impl Rma {
         }
     }
 
-    /// Hands over blocks while there is room.
-    fn feed(self: &Arc<Self>, run: &mut Run, entered: &Entered<'_>, endpoint: &Endpoint) -> Fed {
+    /// Hands over blocks while there is room, and time: emulated operations copy at once.
+    fn feed(
+        self: &Arc<Self>,
+        run: &mut Run,
+        (entered, endpoint): (&Entered<'_>, &Endpoint),
+        inline: Option<Instant>,
+    ) -> Fed {
         let room = &self.engine().flying;
         let blocks = self.plan.merged();
         for _ in 0..BATCH {
             if self.is_stopped() || run.next >= blocks {
                 return Fed::All;
+            }
+            if inline.is_some_and(|until| self.size > INLINE_BYTES || Instant::now() >= until) {
+                return Fed::Later;
             }
             let ops = room.ops.load(Ordering::Relaxed);
             let bytes = room.bytes.load(Ordering::Relaxed);
@@ -302,17 +312,25 @@ impl Engine {
     }
 
     /// Gives every transfer with blocks left a turn.
-    pub(super) fn feed(&self, state: &mut State, entered: &Entered<'_>) -> bool {
+    ///
+    /// `inline`: until when, on a thread that posts.
+    pub(super) fn feed(
+        &self,
+        state: &mut State,
+        entered: &Entered<'_>,
+        inline: Option<Instant>,
+    ) -> bool {
         let mut any = false;
         for _ in 0..state.feeding.len() {
             let Some(rma) = state.feeding.pop_front() else {
                 break;
             };
-            match self.feed_one(&rma, entered) {
+            match self.feed_one(&rma, entered, inline) {
                 Fed::More => {
                     any = true;
                     state.feeding.push_back(rma);
                 }
+                Fed::Later => state.feeding.push_back(rma),
                 Fed::Full => {
                     if self.flying.ops.load(Ordering::Relaxed) == 0 {
                         // Nothing will come back that could make room: look again.
@@ -331,13 +349,13 @@ impl Engine {
         any
     }
 
-    fn feed_one(&self, rma: &Arc<Rma>, entered: &Entered<'_>) -> Fed {
+    fn feed_one(&self, rma: &Arc<Rma>, entered: &Entered<'_>, inline: Option<Instant>) -> Fed {
         let mut run = rma.run.lock();
         let inner = rma.conn.inner.lock();
         let Some(endpoint) = &inner.endpoint else {
             return Fed::All;
         };
-        match rma.feed(&mut run, entered, endpoint) {
+        match rma.feed(&mut run, (entered, endpoint), inline) {
             Fed::All if rma.plan.op() == Op::Write && run.flush == Flush::No && run.next > 0 => {
                 run.flush = Flush::Begun;
                 self.flush(rma, entered, endpoint);

@@ -37,8 +37,9 @@ impl Engine {
             let entered = self.worker.enter();
             moved |= self.take_orders(&mut state, &entered);
             moved |= self.send_frames(&mut state, &entered);
-            moved |= self.feed(&mut state, &entered);
-            let mut left = if caller == Caller::Core && self.is_loaded() {
+            let inline = (caller == Caller::Core).then_some(until);
+            moved |= self.feed(&mut state, &entered, inline);
+            let mut left = if inline.is_some() && self.is_loaded() {
                 0
             } else {
                 BATCH

@@ -24,7 +24,7 @@ pub(super) struct Inner {
     /// What was dropped outside of the worker's turn, to be freed inside.
     graves: Mutex<Vec<Grave>>,
     pub(super) sink: Arc<dyn Sink>,
-    /// UCX holds their addresses.
+    /// UCX holds their addresses: the slice is never replaced.
     receivers: Box<[Receiver]>,
     pub(super) context: Context,
 }
