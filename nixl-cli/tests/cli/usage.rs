@@ -43,9 +43,14 @@ fn bad_flags_are_named() {
 }
 
 #[test]
-fn what_this_build_lacks_is_said() {
+fn what_this_machine_lacks_is_said() {
     for command in ["demo", "bench"] {
-        nixl(&[command, "--backend", "ucx"]).failed(1, &["Unsupported", "UCX", "tcp"]);
+        let ended = Nixl::start(
+            &[command, "--backend", "ucx"],
+            &[("NIXL_RS_UCX_LIB", "/nowhere")],
+        )
+        .end();
+        ended.failed(1, &["Unsupported", "libucp", "/nowhere"]);
     }
 }
 

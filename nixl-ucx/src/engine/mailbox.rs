@@ -49,9 +49,6 @@ pub(super) enum Event {
     Foreign(Vec<u8>),
 }
 
-/// Whom to tell why not; `None`: nobody who would understand.
-type Refusal = Option<(Token, Error)>;
-
 /// A client that proved who it is.
 pub(super) struct Met {
     pub(super) peer: PeerIdentity,
@@ -100,7 +97,7 @@ impl Mailbox {
         self.greetings.lock().clear();
     }
 
-    fn hello(&self, body: &[u8]) -> Result<(Token, Token, Vec<u8>), Refusal> {
+    fn hello(&self, body: &[u8]) -> Result<(Token, Token, Vec<u8>), Refused> {
         let shake = Shake::decode(body).map_err(|_| None)?;
         let client = shake.from;
         let answer = || {
@@ -131,7 +128,7 @@ impl Mailbox {
         answer().map_err(|why| Some((client, why)))
     }
 
-    fn finish(&self, to: &Token, body: &[u8]) -> Result<Met, Refusal> {
+    fn finish(&self, to: &Token, body: &[u8]) -> Result<Met, Refused> {
         let Greeting { shake, client, .. } = self.greetings.lock().remove(to).ok_or(None)?;
         let check = || {
             let finish = Finish::decode(body)?;
@@ -154,7 +151,10 @@ pub(super) fn seal(key: &SessionKey, address: &[u8]) -> [u8; 32] {
     key.derive(&[SEAL, address].concat())
 }
 
-fn reject(reply: &Reply<'_>, refused: Refusal) {
+/// Why a greeting is not answered, and to which token that is told, if one is known.
+type Refused = Option<(Token, Error)>;
+
+fn reject(reply: &Reply<'_>, refused: Refused) {
     // Without a token nobody would know what the answer is for.
     let Some((to, why)) = refused else { return };
     tracing::warn!(%why, "refusing a UCX connection");
