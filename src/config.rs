@@ -8,6 +8,10 @@ use nixl_core::{
 };
 use serde::{Deserialize, Serialize};
 
+mod ucx;
+
+pub use ucx::UcxSection;
+
 /// Prefix of our environment variables. Unknown ones are errors; upstream's `NIXL_*` never are.
 const PREFIX: &str = "NIXL_RS_";
 
@@ -21,6 +25,8 @@ pub fn backends() -> &'static [&'static str] {
         "ipc",
         #[cfg(feature = "tcp")]
         "tcp",
+        #[cfg(feature = "ucx")]
+        "ucx",
     ]
 }
 
@@ -38,6 +44,8 @@ pub struct Config {
     pub tcp: TcpSection,
     /// The same-host backend.
     pub ipc: IpcSection,
+    /// UCX.
+    pub ucx: UcxSection,
 }
 
 /// `[agent]`
@@ -214,6 +222,8 @@ impl Config {
             .try_into()
             .map_err(|e| misuse(format!("configuration: {e}")))?;
         config.core()?;
+        #[cfg(feature = "ucx")]
+        config.ucx_config()?;
         Ok(config)
     }
 
@@ -278,6 +288,10 @@ impl Config {
         if use_backend("tcp") {
             builder = builder.backend(nixl_tcp::TcpBackend::new(self.tcp_config()?)?);
         }
+        #[cfg(feature = "ucx")]
+        if let Some(backend) = self.ucx_backend()? {
+            builder = builder.backend(backend);
+        }
         Ok(builder)
     }
 
@@ -287,6 +301,11 @@ impl Config {
             dir: (!self.ipc.dir.is_empty()).then(|| PathBuf::from(&self.ipc.dir)),
             ..nixl_ipc::IpcConfig::default()
         }
+    }
+
+    #[cfg(feature = "ucx")]
+    fn ucx_config(&self) -> Result<nixl_ucx::config::UcxConfig> {
+        self.ucx.config(self.policy.mode.parse()?)
     }
 
     #[cfg(feature = "tcp")]
@@ -450,8 +469,8 @@ mod tests {
 
     #[test]
     fn a_backend_that_is_not_compiled_in_is_refused() {
-        let config = load("backends = [\"ucx\"]", &[]).unwrap();
+        let config = load("backends = [\"cuda\"]", &[]).unwrap();
         let e = config.agent("a").err().unwrap();
-        assert!(e.to_string().contains("ucx"), "{e}");
+        assert!(e.to_string().contains("cuda"), "{e}");
     }
 }

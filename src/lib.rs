@@ -30,7 +30,9 @@
 mod config;
 mod exchange;
 
-pub use config::{AgentSection, Config, IpcSection, PolicySection, TcpSection, backends};
+pub use config::{
+    AgentSection, Config, IpcSection, PolicySection, TcpSection, UcxSection, backends,
+};
 pub use exchange::metadata_handler;
 pub use nixl_core::*;
 pub use nixl_meta as meta;

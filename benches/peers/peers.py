@@ -14,7 +14,9 @@ BUILT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 WORK = BUILT / "peers"
 LIMIT = BUILT / "release" / "limit"
 OURS = BUILT / "release" / "nixl"
-PYTHON = WORK / "venv" / "bin" / "python"
+# The tests use it as well.
+VENV = BUILT / "ucx" / "nixl" / "venv"
+PYTHON = VENV / "bin" / "python"
 NIXL = "nixl-cu12==1.5.1"
 TIMEOUT = 150
 
@@ -191,13 +193,13 @@ def ours_built(say, build):
 
 
 def nixl_installed(say):
-    marker = WORK / "venv" / "installed"
+    marker = VENV / "installed"
     if marker.exists() and marker.read_text() == NIXL:
         return True
-    say(f"installing {NIXL} in {WORK / 'venv'}")
-    shutil.rmtree(WORK / "venv", ignore_errors=True)
+    say(f"installing {NIXL} in {VENV}")
+    shutil.rmtree(VENV, ignore_errors=True)
     steps = [
-        [sys.executable, "-m", "venv", str(WORK / "venv")],
+        [sys.executable, "-m", "venv", str(VENV)],
         [str(PYTHON), "-m", "pip", "install", "-q", "--no-deps", NIXL, "numpy"],
     ]
     for step in steps:

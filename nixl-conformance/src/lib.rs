@@ -20,9 +20,15 @@ pub mod suite;
 /// `backend` is an expression of a type that implements [`nixl_core::backend::Backend`]; it is
 /// evaluated once for each agent of each test and sees what the calling module imports. `path` is
 /// the name of the path that moves the bytes.
+///
+/// A backend that is not on every machine adds `unless = reason`, an expression of type
+/// `Option<String>`: where it is `Some`, each test says so and counts as skipped.
 #[macro_export]
 macro_rules! suite {
     ($name:ident, $backend:expr, $path:expr $(,)?) => {
+        $crate::suite!($name, $backend, $path, unless = None);
+    };
+    ($name:ident, $backend:expr, $path:expr, unless = $reason:expr $(,)?) => {
         mod $name {
             #[allow(unused_imports)]
             use super::*;
@@ -33,6 +39,11 @@ macro_rules! suite {
 
             fn path() -> &'static str {
                 $path
+            }
+
+            fn skipped() -> bool {
+                let reason: ::std::option::Option<::std::string::String> = $reason;
+                $crate::suite::skipped(path(), reason)
             }
 
             mod threads {
@@ -84,6 +95,9 @@ macro_rules! suite_tests {
         $(
             #[test]
             fn $test() {
+                if super::skipped() {
+                    return;
+                }
                 $crate::suite::run($crate::suite::$test, super::make, super::path(), PROGRESS);
             }
         )+

@@ -9,6 +9,7 @@ pub mod card;
 pub mod desc;
 pub mod error;
 mod flip;
+pub mod gate;
 pub mod inflight;
 pub mod mem;
 pub mod metadata;

@@ -3,10 +3,7 @@
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
 use nixl_core::{
@@ -74,68 +71,11 @@ impl Watch for Doorbell {
     }
 }
 
-/// Lets one thread at a time do some work; calls meanwhile make it do another round.
-#[derive(Default)]
-pub(crate) struct Turn(AtomicUsize);
-
-impl Turn {
-    pub(crate) fn take(&self, mut work: impl FnMut()) {
-        if self.0.fetch_add(1, Ordering::AcqRel) > 0 {
-            return;
-        }
-        let mut answered = 1;
-        loop {
-            work();
-            let calls = self.0.fetch_sub(answered, Ordering::AcqRel);
-            if calls == answered {
-                return;
-            }
-            answered = calls - answered;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
-
-    #[test]
-    fn turns_never_overlap_and_no_call_is_lost() {
-        let turn = Turn::default();
-        let (inside, rounds) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let wanted = AtomicUsize::new(0);
-        let served = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..10_000 {
-                        wanted.fetch_add(1, Ordering::SeqCst);
-                        turn.take(|| {
-                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
-                            served.store(wanted.load(Ordering::SeqCst), Ordering::SeqCst);
-                            rounds.fetch_add(1, Ordering::SeqCst);
-                            inside.fetch_sub(1, Ordering::SeqCst);
-                        });
-                    }
-                });
-            }
-        });
-        assert_eq!(served.load(Ordering::SeqCst), 40_000);
-        assert!(rounds.load(Ordering::SeqCst) <= 40_000);
-    }
-
-    #[test]
-    fn a_call_from_inside_makes_another_round() {
-        let turn = Turn::default();
-        let mut rounds = 0;
-        turn.take(|| {
-            rounds += 1;
-            if rounds < 3 {
-                turn.take(|| unreachable!("nested"));
-            }
-        });
-        assert_eq!(rounds, 3);
-    }
 
     struct Again {
         bell: Arc<Doorbell>,

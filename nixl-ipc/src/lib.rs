@@ -18,7 +18,6 @@ mod dir;
 mod doorbell;
 mod endpoint;
 mod fault;
-mod gate;
 mod greeting;
 mod imports;
 mod link;

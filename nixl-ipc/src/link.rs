@@ -11,9 +11,10 @@ use bytes::Bytes;
 use nixl_core::{
     Error, ErrorKind, Result,
     error::fail,
+    gate::Gate,
     mem::Access,
     notify::MAX_NOTIFICATION,
-    runtime::{Readiness, Watch, WatchToken},
+    runtime::{Readiness, Turn, Watch, WatchToken},
 };
 use parking_lot::Mutex;
 use rustix::{
@@ -23,9 +24,8 @@ use rustix::{
 };
 
 use crate::{
-    doorbell::{Pump, Turn},
+    doorbell::Pump,
     fault::{self, misbehaved},
-    gate::Gate,
     greeting::Greeting,
     imports::{Imports, Terms},
     mapping::Share,
@@ -107,7 +107,7 @@ impl Link {
             met: OnceLock::new(),
             deadline,
             watch: Mutex::new(None),
-            gate: Gate::new(),
+            gate: Gate::default(),
             turn: Turn::default(),
             rx: Mutex::new(Rx {
                 packet: vec![0; PACKET].into_boxed_slice(),

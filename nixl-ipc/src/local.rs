@@ -12,17 +12,18 @@ use nixl_core::{
     auth::{Identity, Known, PeerIdentity},
     backend::{ConnectDone, Endpoint, PeerAddress, Transfer},
     error::fail,
+    gate::Gate,
     mem::{Access, Pin},
     plan::{Piece, Plan},
+    runtime::Turn,
 };
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
     backend::{IPC, LOCAL, check_plan},
     copy::copy_chunk,
-    doorbell::{Pump, Turn},
+    doorbell::Pump,
     fault,
-    gate::Gate,
     mover::{Mover, Side, Waiter},
     node::{Node, named_socket},
 };
@@ -156,7 +157,7 @@ impl End {
     fn new(node: Arc<Node>) -> Self {
         Self {
             node,
-            gate: Gate::new(),
+            gate: Gate::default(),
             turn: Turn::default(),
             inbox: Mutex::default(),
         }

@@ -12,13 +12,12 @@ use nixl_core::{
     Error, ErrorKind, Result,
     backend::{Refused, Transfer},
     error::fail,
+    gate::Gate,
     inflight::Completion,
     plan::Plan,
     runtime::{Runtime, Step, Task},
 };
 use parking_lot::Mutex;
-
-use crate::gate::Gate;
 
 /// Told when something that an `acquire` waited for is there, or will never be.
 pub(crate) trait Waiter: Send + Sync + 'static {

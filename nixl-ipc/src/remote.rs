@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nixl_core::{
     Op, Result,
+    gate::Gate,
     plan::{Piece, Plan},
 };
 use parking_lot::RwLock;
@@ -12,7 +13,6 @@ use rustix::process::Pid;
 use crate::{
     cma::Batch,
     copy::copy_chunk,
-    gate::Gate,
     imports::{Grant, Slot, Want},
     link::Link,
     mover::{Side, Waiter},

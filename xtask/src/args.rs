@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use crate::checks::CHECKS;
 
@@ -9,6 +10,10 @@ use crate::checks::CHECKS;
 pub(crate) enum Command {
     Help,
     Test(TestOptions),
+    /// Make the bindings from the headers in this directory, or from the pinned ones.
+    Bindgen(Option<PathBuf>),
+    /// Provide the UCX libraries that tests open.
+    Ucx,
 }
 
 /// Options of `cargo xtask test`.
@@ -25,8 +30,18 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, S
     match args.next().as_deref() {
         None | Some("help" | "--help" | "-h") => Ok(Command::Help),
         Some("test") => parse_test(args),
+        Some("bindgen") => {
+            let include = args.next().map(PathBuf::from);
+            nothing_more(args).map(|()| Command::Bindgen(include))
+        }
+        Some("ucx") => nothing_more(args).map(|()| Command::Ucx),
         Some(other) => Err(format!("no command `{other}`")),
     }
+}
+
+fn nothing_more(mut args: impl Iterator<Item = String>) -> Result<(), String> {
+    args.next()
+        .map_or(Ok(()), |arg| Err(format!("what is `{arg}`?")))
 }
 
 fn parse_test(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
@@ -60,6 +75,11 @@ pub(crate) fn help() -> String {
         "\
 cargo xtask help                                  this text
 cargo xtask test [--no-install] [--only a,b,...]  run the checks
+cargo xtask ucx                                   get the libraries of UCX that
+                                                  tests open, below target/ucx
+cargo xtask bindgen [INCLUDE]                     make the bindings of ucx-sys,
+                                                  from the pinned headers or
+                                                  from those in INCLUDE
 
 `test` installs what the checks need where it may: system packages as root on
 Debian or Ubuntu, cargo tools for anyone; nothing with --no-install. A check or
@@ -101,8 +121,26 @@ mod tests {
     }
 
     #[test]
+    fn bindgen_takes_a_directory() {
+        assert_eq!(parsed("bindgen"), Ok(Command::Bindgen(None)));
+        let include = Some("/usr/include".into());
+        assert_eq!(
+            parsed("bindgen /usr/include"),
+            Ok(Command::Bindgen(include))
+        );
+        assert_eq!(parsed("ucx"), Ok(Command::Ucx));
+    }
+
+    #[test]
     fn unknown_words_are_errors() {
-        for line in ["tset", "test --only nosuch", "test --only", "test -x"] {
+        for line in [
+            "tset",
+            "ucx x",
+            "bindgen a b",
+            "test --only nosuch",
+            "test --only",
+            "test -x",
+        ] {
             assert!(parsed(line).is_err(), "{line}");
         }
     }

@@ -4,10 +4,12 @@
 //! registry, for anyone. What cannot be had is not an error here: the checks that need it say that
 //! they are skipped.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 use crate::checks::{Check, Stop};
-use crate::shell;
+use crate::{shell, ucx};
 
 /// A program that a check needs, and where it comes from.
 #[derive(Debug, PartialEq)]
@@ -22,7 +24,21 @@ enum Origin {
     Apt(&'static [&'static str]),
     /// A package on the cargo registry, with its version and further arguments.
     Cargo(&'static str, &'static [&'static str]),
+    /// Below `target/ucx`, from wherever each is had.
+    Ucx,
 }
+
+/// The UCX libraries that tests open.
+pub(crate) const UCX: Tool = Tool {
+    program: "UCX",
+    from: Origin::Ucx,
+};
+
+/// What bindgen reads headers with. It is a library.
+pub(crate) const LIBCLANG: Tool = Tool {
+    program: "libclang",
+    from: Origin::Apt(&["libclang-dev"]),
+};
 
 /// Protocol buffer compiler, with the well-known types that etcd's schema imports.
 pub(crate) const PROTOC: Tool = Tool {
@@ -69,14 +85,16 @@ pub(crate) const FUZZ: Tool = Tool {
 };
 
 /// Installs what `checks` need and is not here. Returns a note on what was done.
-pub(crate) fn missing(checks: &[&Check]) -> Result<String, Stop> {
+pub(crate) fn missing(root: &Path, checks: &[&Check]) -> Result<String, Stop> {
     let mut packages: Vec<&str> = Vec::new();
     let mut crates = Vec::new();
+    let mut ucx = false;
     for tool in checks.iter().flat_map(|check| check.needs) {
-        if shell::which(tool.program).is_some() {
+        if tool.is_here(root) {
             continue;
         }
         match &tool.from {
+            Origin::Ucx => ucx = true,
             Origin::Apt(names) => packages.extend(*names),
             Origin::Cargo(name, args) => crates.push((*name, *args)),
         }
@@ -90,10 +108,38 @@ pub(crate) fn missing(checks: &[&Check]) -> Result<String, Stop> {
     for (name, args) in crates {
         notes.push(from_registry(name, args));
     }
+    if ucx {
+        notes.push(ucx::provide(root));
+    }
     if notes.is_empty() {
         notes.push("nothing was missing".to_owned());
     }
     Ok(notes.join("; "))
+}
+
+impl Tool {
+    fn is_here(&self, root: &Path) -> bool {
+        match self.from {
+            Origin::Ucx => ucx::provided(root),
+            _ if *self == LIBCLANG => has_libclang(),
+            _ => shell::which(self.program).is_some(),
+        }
+    }
+}
+
+/// Whether bindgen will find libclang, where it is told to look or among the system's libraries.
+pub(crate) fn has_libclang() -> bool {
+    let llvm = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let dirs = llvm
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm"))
+        .map(|entry| entry.path().join("lib"));
+    let told = env::var_os("LIBCLANG_PATH").map(PathBuf::from);
+    told.into_iter().chain(dirs).any(|dir| {
+        let files = fs::read_dir(dir).into_iter().flatten().flatten();
+        files
+            .map(|entry| entry.file_name())
+            .any(|name| name.to_string_lossy().starts_with("libclang.so"))
+    })
 }
 
 fn from_apt(packages: &[&str]) -> String {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bindgen;
 mod checks;
 mod install;
 mod lexer;
@@ -11,6 +12,7 @@ mod shell;
 mod source;
 mod statement;
 mod test;
+mod ucx;
 
 use std::process::ExitCode;
 
@@ -23,6 +25,11 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Command::Test(options)) => test::run(&options),
+        Ok(Command::Bindgen(include)) => bindgen::run(&test::root(), include.as_deref()),
+        Ok(Command::Ucx) => {
+            println!("{}", ucx::provide(&test::root()));
+            ExitCode::SUCCESS
+        }
         Err(message) => {
             eprintln!("cargo xtask: {message}\n\n{}", args::help());
             ExitCode::from(2)

@@ -24,7 +24,7 @@ pub(crate) fn run(options: &TestOptions) -> ExitCode {
             &mut report,
             "install",
             "what the checks need and is not here",
-            |_| install::missing(&chosen),
+            |context| install::missing(&context.root, &chosen),
         );
     }
     for check in chosen {
@@ -70,7 +70,7 @@ fn timed(
 
 /// The root of the workspace: the directory above this package's. `cargo run` says where that is
 /// now; the program may have been built for another clone that shares its target directory.
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let told = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let manifest_dir = told.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     manifest_dir.parent().unwrap_or(&manifest_dir).to_owned()

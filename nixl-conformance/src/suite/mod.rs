@@ -21,6 +21,14 @@ pub use messages::*;
 
 use crate::rig::{Layout, Link, Memory, Rig, Spread, TestOp};
 
+/// Whether there is a reason not to run; says so.
+pub fn skipped(path: PathName, reason: Option<String>) -> bool {
+    if let Some(why) = &reason {
+        println!("SKIP the suite over {path}: {why}");
+    }
+    reason.is_some()
+}
+
 /// Runs one test of the suite in a rig of its own.
 pub fn run(
     test: fn(&Rig),

@@ -182,6 +182,19 @@ impl Plan {
         }
     }
 
+    /// Merged block number `index` (< [`Plan::merged`]), whole.
+    pub fn piece(&self, index: u64) -> Option<Piece> {
+        let seg = self.segments.get(usize::try_from(index).ok()?)?;
+        let (local, remote) = (self.local.block(seg.local), self.remote.block(seg.remote));
+        Some(Piece {
+            local: local.addr,
+            local_region: local.region,
+            remote: remote.addr,
+            remote_region: remote.region,
+            len: seg.len(&self.local),
+        })
+    }
+
     /// All pieces, one per merged block.
     pub fn pieces(&self) -> Pieces<'_> {
         Pieces {

@@ -269,3 +269,13 @@ fn blocks_and_sums_of_4_gib_and_more_keep_their_length() {
         next += piece.len;
     }
 }
+
+#[test]
+fn a_merged_block_is_had_by_its_number() {
+    let order = [3, 4, 9, 1];
+    let plan = plan_all(&blocks(0x10000, &order), &blocks(0x50000, &order));
+    let all: Vec<_> = plan.pieces().collect();
+    assert_eq!(plan.merged(), 3);
+    let one_by_one: Vec<_> = (0..4).filter_map(|i| plan.piece(i)).collect();
+    assert_eq!(one_by_one, all);
+}

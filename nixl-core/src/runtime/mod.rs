@@ -8,6 +8,7 @@ mod pool;
 mod reactor;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::{
     os::fd::BorrowedFd,
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 use pollers::Pollers;
 use pool::Pool;
 pub use reactor::{Readiness, Watch, WatchToken};
+pub use turn::Turn;
 
 use crate::Result;
 

@@ -2,6 +2,7 @@
 
 mod asan;
 mod benches;
+mod bindings;
 mod etcd;
 mod fuzz;
 mod ignored;
@@ -120,9 +121,15 @@ pub(crate) const CHECKS: &[Check] = &[
         run: toolchain::doc,
     },
     Check {
+        name: "bindings",
+        about: "the bindings of ucx-sys are those of the pinned headers",
+        needs: &[install::LIBCLANG, install::UCX],
+        run: bindings::run,
+    },
+    Check {
         name: "tests",
         about: "unit and integration tests of every crate",
-        needs: &[install::NEXTEST, install::IP],
+        needs: &[install::NEXTEST, install::IP, install::UCX],
         run: tests::run,
     },
     Check {

@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use nixl_core::{Error, Result, backend::Conn};
 use parking_lot::Mutex;
 
+use crate::{Error, Result, backend::Conn};
+
 /// Counts posts in and out, so that the end is told only after the last token.
-pub(crate) struct Gate {
+pub struct Gate {
     /// One for being open, one for each post under way. Zero: over, for good.
     users: AtomicUsize,
     /// Set once, when it closes.
@@ -17,27 +18,29 @@ pub(crate) struct Gate {
     conn: Mutex<Option<Conn>>,
 }
 
-impl Gate {
-    pub(crate) fn new() -> Self {
+impl Default for Gate {
+    fn default() -> Self {
         Self {
             users: AtomicUsize::new(1),
             why: OnceLock::new(),
             conn: Mutex::new(None),
         }
     }
+}
 
+impl Gate {
     /// Where messages and the end go from now on.
-    pub(crate) fn attach(&self, conn: Conn) {
+    pub fn attach(&self, conn: Conn) {
         *self.conn.lock() = Some(conn);
     }
 
     /// Where messages go; `None` before [`Gate::attach`] and after the end.
-    pub(crate) fn conn(&self) -> Option<Conn> {
+    pub fn conn(&self) -> Option<Conn> {
         self.conn.lock().clone()
     }
 
     /// A post begins; errors with the reason once closed.
-    pub(crate) fn enter(&self) -> Result<()> {
+    pub fn enter(&self) -> Result<()> {
         self.check()?;
         // A close in between is seen by the transfer itself, before it copies.
         let more = |n| (n > 0).then_some(n + 1);
@@ -52,12 +55,12 @@ impl Gate {
 
     /// A post ended. True: it was the last, tell the end with [`Gate::tell`].
     #[must_use]
-    pub(crate) fn exit(&self) -> bool {
+    pub fn exit(&self) -> bool {
         self.users.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Closes; the first reason stays. True: it was open.
-    pub(crate) fn close(&self, why: Error) -> bool {
+    pub fn close(&self, why: Error) -> bool {
         if self.why.set(why).is_err() {
             return false;
         }
@@ -66,12 +69,12 @@ impl Gate {
     }
 
     /// Errors with the reason once closed.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.why.get().cloned().map_or(Ok(()), Err)
     }
 
     /// Tells the end if it is over and nobody was told.
-    pub(crate) fn tell(&self) {
+    pub fn tell(&self) {
         let Some(why) = self.why.get() else { return };
         if self.users.load(Ordering::Acquire) > 0 {
             return;

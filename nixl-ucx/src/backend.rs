@@ -1,0 +1,307 @@
+//! The backend as core sees it.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use nixl_core::{
+    BackendName, Cost, ErrorKind, MemKind, Op, PathCaps, PathClass, PathName, Reach, Region,
+    Result, Revocation,
+    backend::{Backend, ConnectDone, Context, PeerAddress},
+    error::fail,
+    mem::Registration,
+};
+use ucx_sys::{Library, Search};
+
+use crate::{
+    address::{Address, MAX_WORKERS},
+    config::{CMA_SINCE, Plan, Report, UcxConfig, UserEnv, plan},
+    detect::Machine,
+    engine::{Dial, Engine, Order, Settings},
+    fault::unsupported,
+    keys::Keys,
+    ucp,
+};
+
+pub(crate) const UCX: BackendName = "ucx";
+/// Path over lanes of RDMA devices.
+pub const RDMA: PathName = "ucx";
+/// Path over lanes that copy between processes of one host.
+pub const CMA: PathName = "ucx_cma";
+/// Path over anything else, which is emulated by messages.
+pub const TCP: PathName = "ucx_tcp";
+
+const HOST_MEMORY: &[(Op, MemKind, MemKind)] = &[
+    (Op::Read, MemKind::Dram, MemKind::Dram),
+    (Op::Write, MemKind::Dram, MemKind::Dram),
+];
+
+/// How long the last operations may take when the backend is dropped.
+const LAST: Duration = Duration::from_secs(2);
+
+/// How a [`UcxBackend`] works, besides how UCX is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Workers, 1 to 64: connections are spread over them.
+    pub workers: usize,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// RDMA, and whatever else libucp offers: the paths [`RDMA`], [`CMA`] and [`TCP`].
+pub struct UcxBackend {
+    options: Options,
+    context: ucp::Context,
+    library: Library,
+    report: Report,
+    paths: Vec<PathCaps>,
+    keys: Arc<Keys>,
+    node: OnceLock<Node>,
+}
+
+struct Node {
+    engines: Vec<Arc<Engine>>,
+    next: AtomicUsize,
+}
+
+/// The class of lanes that a path stands for.
+pub(crate) fn class_of_path(path: PathName) -> Option<PathClass> {
+    match path {
+        RDMA => Some(PathClass::Rdma),
+        CMA => Some(PathClass::CrossMemory),
+        TCP => Some(PathClass::Tcp),
+        _ => None,
+    }
+}
+
+fn path(path: PathName, class: PathClass, reach: Reach, cost: Cost) -> PathCaps {
+    PathCaps {
+        path,
+        backend: UCX,
+        class,
+        wire: 1..=1,
+        reach,
+        mem: HOST_MEMORY,
+        needs_shareable: false,
+        // Connecting needs it on every path, and emulated operations do on most.
+        target_must_progress: true,
+        revocation: Revocation::Cooperative,
+        cost,
+    }
+}
+
+/// Advertised until measured. One system call a block makes CMA through UCX slower than ours,
+/// and so does the copying at the peer with TCP.
+fn path_of(class: PathClass) -> PathCaps {
+    let cost = |latency_ns, per_desc_ns, bytes_per_sec| Cost {
+        latency_ns,
+        per_desc_ns,
+        bytes_per_sec,
+    };
+    match class {
+        PathClass::Rdma => path(RDMA, class, Reach::Fabric, cost(5_000, 150, 12_000_000_000)),
+        PathClass::CrossMemory => path(CMA, class, Reach::Host, cost(6_000, 900, 5_000_000_000)),
+        _ => path(TCP, class, Reach::Routed, cost(80_000, 5_000, 600_000_000)),
+    }
+}
+
+impl UcxBackend {
+    /// Loads libucp, sets it up and sees what it offers on this machine.
+    ///
+    /// Errors: `Unsupported` without a libucp that will do, and why; `ApiMisuse` for settings that
+    /// contradict each other.
+    pub fn open(config: &UcxConfig, options: Options) -> Result<Self> {
+        let search = Search::new(config.lib.as_deref());
+        let library = Library::find(&search).map_err(|e| unsupported(e.to_string()))?;
+        Self::over(library, config, options)
+    }
+
+    /// A backend over a libucp that is loaded already.
+    ///
+    /// Errors: as [`UcxBackend::open`].
+    pub fn over(library: Library, config: &UcxConfig, options: Options) -> Result<Self> {
+        if options.workers == 0 || options.workers > MAX_WORKERS {
+            let workers = options.workers;
+            return Err(fail(
+                ErrorKind::ApiMisuse,
+                format!("{workers} UCX workers; 1 to {MAX_WORKERS} are allowed"),
+            ));
+        }
+        let version = library.version();
+        let env = UserEnv::of_process();
+        let known = Some((version.major, version.minor));
+        let Plan {
+            settings,
+            mut report,
+        } = plan(&Machine::read("/"), config, &env, known)?;
+        let api = ucp::Api::new(library.clone());
+        let (context, ignored) = ucp::Context::new(&api, &settings)?;
+        for name in ignored {
+            report.ignore(&name, "this UCX does not take it");
+        }
+        for warning in &report.warnings {
+            tracing::warn!("UCX: {}", warning.text);
+        }
+        let path = library.path().map(|p| p.display().to_string());
+        let path = path.unwrap_or_default();
+        tracing::info!(%version, path, profile = %report.profile, "UCX is set up");
+        Ok(Self {
+            paths: paths(&context, known >= Some(CMA_SINCE))?,
+            options,
+            context,
+            library,
+            report,
+            keys: Arc::default(),
+            node: OnceLock::new(),
+        })
+    }
+
+    /// The libucp that was loaded.
+    pub fn library(&self) -> &Library {
+        &self.library
+    }
+
+    /// How UCX was set up, and why.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The address of the worker that NIXL's agents connect to; `None` before the agent started.
+    pub fn worker_address(&self) -> Option<Bytes> {
+        Some(self.node.get()?.engines.first()?.address().clone())
+    }
+
+    fn make_node(&self, ctx: &Context) -> Result<Node> {
+        let engine = |_| {
+            let settings = Settings {
+                context: self.context.clone(),
+                keys: self.keys.clone(),
+                version: self.library.version(),
+                connect_timeout: self.options.connect_timeout,
+            };
+            Engine::start(ctx.clone(), settings)
+        };
+        let engines = (0..self.options.workers)
+            .map(engine)
+            .collect::<Result<_>>()?;
+        let next = AtomicUsize::new(0);
+        Ok(Node { engines, next })
+    }
+
+    fn dial(&self, peer: Arc<PeerAddress>, done: ConnectDone) {
+        let Some(node) = self.node.get() else {
+            let why = fail(ErrorKind::ApiMisuse, "the ucx backend has not started");
+            return done.failed(why);
+        };
+        let card = peer.card.backend(UCX);
+        let address = card
+            .ok_or_else(|| unsupported("the peer has no ucx backend"))
+            .and_then(|card| Address::decode(&card.address));
+        let address = match address {
+            Ok(address) => address,
+            Err(why) => return done.failed(why.with_peer(&peer.card.name)),
+        };
+        let worker = node.next.fetch_add(1, Ordering::Relaxed);
+        let engine = &node.engines[worker % node.engines.len()];
+        engine.order(Order::Dial(Dial {
+            peer,
+            address,
+            worker,
+            done,
+        }));
+    }
+}
+
+/// One path for each class of transport that the context has. `cma`: this UCX uses CMA for
+/// one-sided operations.
+fn paths(context: &ucp::Context, cma: bool) -> Result<Vec<PathCaps>> {
+    let resources = context.resources();
+    let has = |class| {
+        if class == PathClass::CrossMemory && !cma {
+            return false;
+        }
+        let mut classes = resources.iter().map(|(tl, _)| ucp::class_of(tl));
+        classes.any(|c| c == class)
+    };
+    let all = [PathClass::Rdma, PathClass::CrossMemory, PathClass::Tcp];
+    let paths: Vec<_> = all.into_iter().filter(|c| has(*c)).map(path_of).collect();
+    let mut names = String::new();
+    for (transport, device) in &resources {
+        // Writing to a string does not fail.
+        let _ = write!(names, " {transport}/{device}");
+    }
+    tracing::info!("UCX transports:{names}");
+    if !has(PathClass::Rdma) && has(PathClass::Tcp) {
+        tracing::warn!("UCX has no RDMA transport here, falling back to TCP between hosts");
+    }
+    if paths.is_empty() {
+        return Err(unsupported(format!(
+            "UCX has no transport for this agent (it has:{names}); see UCX_TLS"
+        )));
+    }
+    Ok(paths)
+}
+
+impl Backend for UcxBackend {
+    fn name(&self) -> BackendName {
+        UCX
+    }
+
+    fn paths(&self) -> &[PathCaps] {
+        &self.paths
+    }
+
+    /// Errors: what UCX says when it cannot make a worker.
+    fn start(&self, ctx: Context) -> Result<Bytes> {
+        let node = self.make_node(&ctx)?;
+        let address = Address {
+            version: self.library.version(),
+            workers: node.engines.iter().map(|e| e.address().clone()).collect(),
+        };
+        self.node.set(node).map_err(|_| {
+            fail(
+                ErrorKind::ApiMisuse,
+                "a ucx backend belongs to one agent and starts once",
+            )
+        })?;
+        Ok(address.encode())
+    }
+
+    fn register(&self, region: &Region) -> Result<Option<Box<dyn Registration>>> {
+        self.keys.register(&self.context, region).map(Some)
+    }
+
+    fn connect(&self, peer: Arc<PeerAddress>, done: ConnectDone) {
+        self.dial(peer, done);
+    }
+
+    fn shutdown(&self) {
+        if let Some(node) = self.node.get() {
+            node.engines.iter().for_each(|engine| engine.shutdown());
+        }
+    }
+}
+
+impl Drop for UcxBackend {
+    fn drop(&mut self) {
+        self.shutdown();
+        if let Some(node) = self.node.get() {
+            node.engines.iter().for_each(|engine| engine.finish(LAST));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What a real libucp does rarely.
+
+use std::time::Duration;
+
+use nixl_conformance::{
+    Progress,
+    rig::{Layout, Link, Memory, Rig, Spread, TestOp},
+};
+use nixl_core::{ErrorKind, Op};
+
+use super::{fake, world::with};
+
+const THREADS: Progress = Progress::Threads { copy_threads: 2 };
+
+fn rig(progress: Progress) -> Rig {
+    Rig::new(Box::new(|| std::sync::Arc::new(fake())), "ucx", progress)
+}
+
+/// A READ or WRITE of 300 scattered blocks, with its source filled.
+struct Move {
+    local: Spread,
+    remote: Spread,
+    op: std::sync::Arc<TestOp>,
+    kind: Op,
+}
+
+impl Move {
+    fn new(rig: &Rig, link: &Link, kind: Op) -> Self {
+        let spread =
+            |node, seed| Spread::new(node, &[Memory::Heap], Layout::Random, (300, 512), seed);
+        let (local, remote) = (spread(&link.from, 1), spread(&link.to, 2));
+        let (source, target) = match kind {
+            Op::Read => (&remote, &local),
+            Op::Write => (&local, &remote),
+        };
+        source.fill(7);
+        target.clear();
+        let (here, there) = (local.list(), remote.list());
+        let plan = rig.plan(kind, &link.from, &here, &remote.cards(), &there);
+        let op = rig.prepare(&link.near, &plan);
+        Self {
+            local,
+            remote,
+            op,
+            kind,
+        }
+    }
+
+    fn check(&self) {
+        self.local.check(7, "here");
+        self.remote.check(7, "there");
+    }
+
+    fn target(&self) -> &Spread {
+        match self.kind {
+            Op::Read => &self.local,
+            Op::Write => &self.remote,
+        }
+    }
+}
+
+fn set_hold(hold: bool) {
+    with(|world| {
+        world.faults.hold = hold;
+        world.ring();
+    });
+}
+
+#[test]
+fn what_finds_no_room_is_tried_again() {
+    for progress in [THREADS, Progress::Caller] {
+        let rig = rig(progress);
+        let link = rig.pair();
+        for kind in [Op::Read, Op::Write] {
+            let moved = Move::new(&rig, &link, kind);
+            rig.settle(&link);
+            with(|world| world.faults.no_resource = 50);
+            rig.run(&moved.op).expect("room comes");
+            assert_eq!(
+                with(|world| world.faults.no_resource),
+                0,
+                "none was refused"
+            );
+            moved.check();
+        }
+        rig.finish();
+    }
+}
+
+#[test]
+fn a_cancelled_operation_keeps_its_memory_until_it_is_over() {
+    for kind in [Op::Read, Op::Write] {
+        let rig = rig(THREADS);
+        let link = rig.pair();
+        let moved = Move::new(&rig, &link, kind);
+        rig.settle(&link);
+        set_hold(true);
+        moved.op.post().expect("the post is taken");
+        moved.op.transfer().cancel();
+        let ended = rig.wait_for(Duration::from_millis(100), || !moved.op.is_open());
+        assert!(!ended, "the token came back under operations in flight");
+        set_hold(false);
+        match rig.end(&moved.op) {
+            Ok(()) => moved.check(),
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::Cancelled, "{e}");
+                assert!(moved.op.transfer().fenced(), "the flush was complete");
+                moved.target().check_partly(7, "cancelled");
+            }
+        }
+        rig.finish();
+    }
+}
+
+#[test]
+fn a_broken_endpoint_ends_its_operations_and_nobody_else_s() {
+    for kind in [Op::Read, Op::Write] {
+        let rig = rig(THREADS);
+        let link = rig.pair();
+        let third = rig.node("c");
+        let other = rig.connect(&link.from, &third);
+        let (broken, whole) = (Move::new(&rig, &link, kind), Move::new(&rig, &other, kind));
+        rig.settle(&link);
+        rig.settle(&other);
+        set_hold(true);
+        broken.op.post().expect("the post is taken");
+        whole.op.post().expect("the post is taken");
+        let victim = peer_of_first();
+        with(|world| world.break_endpoints(|endpoint| endpoint.peer == victim));
+        let e = rig.end(&broken.op).expect_err("its endpoint broke");
+        assert_eq!(e.kind(), ErrorKind::PeerGone, "{e}");
+        if kind == Op::Write {
+            assert!(!broken.op.transfer().fenced(), "bytes may still land");
+        }
+        assert!(whole.op.is_open(), "another connection's");
+        set_hold(false);
+        rig.end(&whole.op).expect("its endpoint is whole");
+        whole.check();
+        rig.wait("the end to be told", || link.near.closed().is_some());
+        with(|world| world.break_endpoints(|endpoint| endpoint.worker == victim));
+        rig.finish();
+    }
+}
+
+/// The second worker that was made: that of the first link's target.
+fn peer_of_first() -> usize {
+    let mut workers: Vec<_> = with(|world| world.workers.keys().copied().collect());
+    workers.sort_unstable();
+    workers[1]
+}
+
+#[test]
+fn a_refused_key_is_an_error_of_the_request() {
+    let rig = rig(THREADS);
+    let link = rig.pair();
+    with(|world| world.faults.refuse_keys = true);
+    let moved = Move::new(&rig, &link, Op::Read);
+    let e = rig.run(&moved.op).expect_err("the key cannot be unpacked");
+    assert!(e.message().contains("remote key"), "{e}");
+    with(|world| world.faults.refuse_keys = false);
+    rig.run(&moved.op).expect("it is asked for again");
+    moved.check();
+    rig.finish();
+}

@@ -1,0 +1,5 @@
+//! Finding and opening the libraries that `cargo xtask ucx` provides.
+
+mod common;
+mod open;
+mod search;
