@@ -9,7 +9,7 @@ mkdir -p "$work"/{k,b,u,sysroot,i}
 dpkg-deb -x "$debs"/kernel/*.deb "$work/k"
 dpkg-deb -x "$debs"/busybox/*.deb "$work/b"
 for deb in "$debs"/user/*.deb; do dpkg-deb -x "$deb" "$work/u"; done
-busybox=$(find "$work/b" -name busybox -type f -print -quit)
+busybox=$(find "$work/b" -path '*/bin/busybox' -type f -print -quit)
 
 # A /lib that is a directory would hide the host's link of that name in the overlay.
 for top in lib sbin bin; do
@@ -43,7 +43,7 @@ find "$modules" -name '*.ko.xz' -exec xz -d {} +
 cp -a "$modules"/modules.builtin* "$modules/modules.order" "$work/lib/modules/$version/"
 # Only what the devices and the network need: the rest is 350 MB.
 for part in drivers/infiniband drivers/net/veth.ko drivers/net/dummy.ko drivers/virtio \
-    drivers/char/virtio_console.ko fs/9p fs/overlayfs fs/netfs fs/fscache net lib crypto arch; do
+    drivers/char/virtio_console.ko fs/9p fs/configfs fs/overlayfs fs/netfs fs/fscache net lib crypto arch; do
     [ -e "$modules/kernel/$part" ] || continue
     mkdir -p "$work/lib/modules/$version/kernel/$(dirname "$part")"
     cp -a "$modules/kernel/$part" "$work/lib/modules/$version/kernel/$part"
@@ -57,10 +57,10 @@ cp "$busybox" "$i/bin/busybox"
 (cd "$work/lib/modules/$version" &&
     for m in virtio_pci virtio_console 9pnet_virtio 9p overlay; do
         sed -n "s|:| |; \|/$m\.ko |p" modules.dep
-    done | tr ' ' '\n' | sort -u | sed '/^$/d' | "$busybox" cpio -pdm "$i/lib/modules/$version" 2>/dev/null)
+    done | tr ' ' '\n' | sed '/^$/d' | sort -u | xargs cp --parents -t "$i/lib/modules/$version")
 "$busybox" depmod -b "$i" "$version" 2>/dev/null
 cp "$here/init" "$i/init"
 chmod +x "$i/init"
-(cd "$i" && find . | "$busybox" cpio -o -H newc 2>/dev/null) > "$work/initrd"
+(cd "$i" && find . | "$busybox" cpio -o -H newc) > "$work/initrd"
 rm -rf "$work"/{i,k,b,u}
 mv "$work" "$out"
