@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use crate::checks::CHECKS;
+use crate::rdma::cases::{CASES, Case};
 
 /// What the user asked for.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     Help,
     Test(TestOptions),
+    Rdma(RdmaOptions),
     /// Make the bindings from the headers in this directory, or from the pinned ones.
     Bindgen(Option<PathBuf>),
     /// Provide the UCX libraries that tests open.
@@ -25,11 +27,23 @@ pub(crate) struct TestOptions {
     pub(crate) only: Vec<String>,
 }
 
+/// Options of `cargo xtask rdma-test`.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct RdmaOptions {
+    /// Install nothing, whoever runs it.
+    pub(crate) no_install: bool,
+    /// Objects instead of a table. Installs nothing, as that would write to the same stream.
+    pub(crate) json: bool,
+    /// Names of the cases to run; empty for all of them.
+    pub(crate) only: Vec<String>,
+}
+
 /// Parses the arguments after the program's name.
 pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
     match args.next().as_deref() {
         None | Some("help" | "--help" | "-h") => Ok(Command::Help),
         Some("test") => parse_test(args),
+        Some("rdma-test") => parse_rdma(args),
         Some("bindgen") => {
             let include = args.next().map(PathBuf::from);
             nothing_more(args).map(|()| Command::Bindgen(include))
@@ -62,6 +76,35 @@ fn parse_test(mut args: impl Iterator<Item = String>) -> Result<Command, String>
     Ok(Command::Test(options))
 }
 
+fn parse_rdma(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut options = RdmaOptions::default();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--no-install" => options.no_install = true,
+            "--json" => options.json = true,
+            "--only" => {
+                let names = args.next().ok_or("--only needs the name of a case")?;
+                for name in names.split(',') {
+                    options.only.extend(known_cases(name)?);
+                }
+            }
+            "--help" | "-h" => return Ok(Command::Help),
+            other => return Err(format!("`rdma-test` has no option `{other}`")),
+        }
+    }
+    Ok(Command::Rdma(options))
+}
+
+/// The case of that name, or those of the script of that name.
+fn known_cases(name: &str) -> Result<Vec<String>, String> {
+    let meant = |case: &&Case| case.name() == name || case.script == name;
+    let names: Vec<String> = CASES.iter().filter(meant).map(Case::name).collect();
+    if names.is_empty() {
+        return Err(format!("no case `{name}`"));
+    }
+    Ok(names)
+}
+
 fn known_check(name: &str) -> Result<String, String> {
     if CHECKS.iter().any(|check| check.name == name) {
         return Ok(name.to_owned());
@@ -75,6 +118,9 @@ pub(crate) fn help() -> String {
         "\
 cargo xtask help                                  this text
 cargo xtask test [--no-install] [--only a,b,...]  run the checks
+cargo xtask rdma-test [--no-install] [--json] [--only a,b,...]
+                                                  our programs over RDMA verbs,
+                                                  in a virtual machine
 cargo xtask ucx                                   get the libraries of UCX that
                                                   tests open, below target/ucx
 cargo xtask bindgen [INCLUDE]                     make the bindings of ucx-sys,
@@ -118,6 +164,19 @@ mod tests {
         };
         let line = "test --no-install --only fmt,layers --only sizes";
         assert_eq!(parsed(line), Ok(Command::Test(options)));
+    }
+
+    #[test]
+    fn cases_are_named_alone_or_by_their_script() {
+        let options = RdmaOptions {
+            json: true,
+            only: vec!["info".into(), "suite-debian".into(), "suite-nixl".into()],
+            ..RdmaOptions::default()
+        };
+        let line = "rdma-test --json --only info,suite";
+        assert_eq!(parsed(line), Ok(Command::Rdma(options)));
+        assert!(parsed("rdma-test --only nosuch").is_err());
+        assert!(parsed("rdma-test --all").is_err());
     }
 
     #[test]

@@ -84,12 +84,27 @@ pub(crate) const FUZZ: Tool = Tool {
     from: Origin::Cargo("cargo-fuzz@0.13.2", &[]),
 };
 
+/// An emulator for the machine that has RDMA devices.
+pub(crate) const QEMU: Tool = Tool {
+    program: "qemu-system-x86_64",
+    from: Origin::Apt(&["qemu-system-x86"]),
+};
+
+/// What `cargo xtask rdma-test` needs.
+pub(crate) const RDMA: &[Tool] = &[QEMU, IP, UCX];
+
 /// Installs what `checks` need and is not here. Returns a note on what was done.
 pub(crate) fn missing(root: &Path, checks: &[&Check]) -> Result<String, Stop> {
+    let needs = checks.iter().flat_map(|check| check.needs);
+    Ok(tools(root, needs))
+}
+
+/// Installs which of `needs` are not here. Returns a note on what was done.
+pub(crate) fn tools<'a>(root: &Path, needs: impl IntoIterator<Item = &'a Tool>) -> String {
     let mut packages: Vec<&str> = Vec::new();
     let mut crates = Vec::new();
     let mut ucx = false;
-    for tool in checks.iter().flat_map(|check| check.needs) {
+    for tool in needs {
         if tool.is_here(root) {
             continue;
         }
@@ -114,7 +129,7 @@ pub(crate) fn missing(root: &Path, checks: &[&Check]) -> Result<String, Stop> {
     if notes.is_empty() {
         notes.push("nothing was missing".to_owned());
     }
-    Ok(notes.join("; "))
+    notes.join("; ")
 }
 
 impl Tool {

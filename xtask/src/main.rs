@@ -7,6 +7,7 @@ mod checks;
 mod install;
 mod lexer;
 mod metadata;
+mod rdma;
 mod report;
 mod shell;
 mod source;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
             print!("{}", args::help());
             ExitCode::SUCCESS
         }
+        Ok(Command::Rdma(options)) => rdma::command(&options),
         Ok(Command::Test(options)) => test::run(&options),
         Ok(Command::Bindgen(include)) => bindgen::run(&test::root(), include.as_deref()),
         Ok(Command::Ucx) => {
