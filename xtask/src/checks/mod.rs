@@ -19,7 +19,6 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::install::{self, Tool};
-use crate::rdma;
 use crate::report::Skip;
 use crate::shell;
 
@@ -144,12 +143,6 @@ pub(crate) const CHECKS: &[Check] = &[
         about: "nixl-meta with its etcd feature, against a real server",
         needs: &[install::PROTOC, install::ETCD, install::NEXTEST],
         run: etcd::run,
-    },
-    Check {
-        name: "rdma",
-        about: "nixl-ucx over RDMA verbs, in a virtual machine with Soft-RoCE",
-        needs: install::RDMA,
-        run: rdma::check,
     },
     Check {
         name: "benches",

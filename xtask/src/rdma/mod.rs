@@ -13,8 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::args::RdmaOptions;
-use crate::checks::{Context, Stop};
-use crate::report::Skip;
+use crate::checks::Stop;
 use crate::{install, test};
 use cases::{CASES, Case};
 use image::failed;
@@ -51,31 +50,6 @@ pub(crate) fn command(options: &RdmaOptions) -> ExitCode {
             eprintln!("cargo xtask rdma-test: {why}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// The same as a check of `cargo xtask test`.
-pub(crate) fn check(context: &mut Context) -> Result<String, Stop> {
-    let chosen: Vec<&'static Case> = CASES.iter().collect();
-    let summary = run(&context.root, &chosen)?;
-    eprint!("{}", summary.table());
-    for entry in &summary.entries {
-        if let Ended::Skipped(why) = &entry.result {
-            context.skips.push(Skip {
-                what: format!("rdma {}", entry.case.name()),
-                why: why.clone(),
-            });
-        }
-    }
-    let wrong = |entry: &Entry| match &entry.result {
-        Ended::Failed(why) => Some(format!("{}: {why}", entry.case.name())),
-        _ => None,
-    };
-    let wrong: Vec<String> = summary.entries.iter().filter_map(wrong).collect();
-    if wrong.is_empty() {
-        Ok(summary.note())
-    } else {
-        Err(Stop::Fail(wrong.join("\n")))
     }
 }
 

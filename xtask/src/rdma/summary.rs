@@ -48,15 +48,6 @@ impl Summary {
         self.count(|result| matches!(result, Result::Skipped(_)))
     }
 
-    /// One line: how many cases, and how long.
-    pub(crate) fn note(&self) -> String {
-        format!(
-            "{} cases over rc_verbs, boot {:.1} s",
-            self.count(|result| *result == Result::Ok),
-            self.boot
-        )
-    }
-
     /// A table of at most 80 columns, and all that it had no room for.
     pub(crate) fn table(&self) -> String {
         let mut text = format!("{:<16} {:<6} {:>7}  proves\n", "case", "result", "seconds");
