@@ -218,6 +218,26 @@ fn broken_control_frames_throw_their_sender_out() {
     a.connect(&b);
 }
 
+/// What waits for a peer that never reads is bounded; then it is cut off, and others are served.
+#[test]
+fn a_peer_that_never_reads_is_cut_off() {
+    let (a, b) = (Node::new("a", loopback()), Node::new("b", loopback()));
+    let mut raw = Raw::connect(&a, &b);
+    raw.settings();
+    let message = bytes::Bytes::from(vec![7; 1 << 20]);
+    let took = (0..300)
+        .take_while(|_| {
+            let _ = raw.far.endpoint.send(message.clone());
+            raw.far.inbox.closed.lock().is_none()
+        })
+        .count();
+    assert!((64..=160).contains(&took), "{took} MiB were queued");
+    raw.is_thrown_out(&b, "reads nothing");
+    let why = raw.far.inbox.closed.lock().clone().unwrap();
+    assert!(why.to_string().contains("does not read"), "{why}");
+    a.connect(&b);
+}
+
 #[test]
 fn a_chunk_that_overtakes_its_request_waits_for_it() {
     let (a, b) = (Node::new("a", loopback()), Node::new("b", loopback()));
