@@ -9,6 +9,7 @@ use nixl_conformance::{
 use nixl_core::{ErrorKind, Op};
 
 use super::{fake, world::with};
+use ucx_sys::ucs_status_t;
 
 const THREADS: Progress = Progress::Threads { copy_threads: 2 };
 
@@ -66,6 +67,14 @@ fn set_hold(hold: bool) {
     });
 }
 
+/// Ends the nodes and what the test `held`, and sees that libucp got back all that it gave out.
+fn finish(rig: Rig, held: impl Sized) {
+    rig.finish();
+    drop(held);
+    let left = with(|world| world.left());
+    assert!(left.is_empty(), "not given back: {left}");
+}
+
 fn in_flight() -> bool {
     with(|world| world.workers.values().any(|w| !w.operations.is_empty()))
 }
@@ -87,7 +96,7 @@ fn what_finds_no_room_is_tried_again() {
             );
             moved.check();
         }
-        rig.finish();
+        finish(rig, link);
     }
 }
 
@@ -113,7 +122,7 @@ fn a_cancelled_operation_keeps_its_memory_until_it_is_over() {
                 moved.target().check_partly(7, "cancelled");
             }
         }
-        rig.finish();
+        finish(rig, (moved, link));
     }
 }
 
@@ -144,7 +153,7 @@ fn a_broken_endpoint_ends_its_operations_and_nobody_else_s() {
         whole.check();
         rig.wait("the end to be told", || link.near.closed().is_some());
         with(|world| world.break_endpoints(|endpoint| endpoint.worker == victim));
-        rig.finish();
+        finish(rig, (broken, whole, link, other, third));
     }
 }
 
@@ -175,5 +184,37 @@ fn a_refused_key_is_an_error_of_the_request() {
     with(|world| world.faults.refuse_keys = false);
     rig.run(&moved.op).expect("it is asked for again");
     moved.check();
-    rig.finish();
+    finish(rig, (moved, link));
+}
+
+#[test]
+fn a_status_that_no_header_names_fails_the_request() {
+    for kind in [Op::Read, Op::Write] {
+        let rig = rig(THREADS);
+        let link = rig.pair();
+        let moved = Move::new(&rig, &link, kind);
+        rig.settle(&link);
+        with(|world| world.faults.status = Some(ucs_status_t(-77)));
+        rig.run(&moved.op).expect_err("every operation failed");
+        moved.target().check_partly(7, "failed");
+        with(|world| world.faults.status = None);
+        finish(rig, (moved, link));
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_be_armed_is_asked_again() {
+    let rig = rig(THREADS);
+    let link = rig.pair();
+    let moved = Move::new(&rig, &link, Op::Read);
+    rig.settle(&link);
+    with(|world| {
+        world.faults.busy_arms = 100;
+        world.ring();
+    });
+    rig.run(&moved.op).expect("it goes on");
+    moved.check();
+    let tried = || with(|world| world.faults.busy_arms == 0);
+    rig.wait("every refusal to be met", tried);
+    finish(rig, (moved, link));
 }

@@ -24,6 +24,9 @@ fn carry_out(world: &World, op: &Operation) -> ucs_status_t {
     if op.len == 0 {
         return ucs_status_t::UCS_OK;
     }
+    if let Some(status) = world.faults.status {
+        return status;
+    }
     let inside = |memory: usize, at: usize| {
         let found = world.memory.get(&memory);
         found.is_some_and(|(addr, len)| at >= *addr && at + op.len <= addr + len)
@@ -32,7 +35,9 @@ fn carry_out(world: &World, op: &Operation) -> ucs_status_t {
         inside(op.memory, op.local),
         "local memory was deregistered under an operation"
     );
-    if !inside(op.key, op.remote) {
+    let target = world.keys.get(&op.key);
+    let target = target.expect("a key was destroyed under an operation");
+    if !inside(*target, op.remote) {
         return ucs_status_t::UCS_ERR_IO_ERROR;
     }
     let (from, to) = if op.get {

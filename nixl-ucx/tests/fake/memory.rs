@@ -38,11 +38,24 @@ pub(crate) unsafe extern "C" fn ucp_init_version(
     _: *const ucp_config_t,
     context: *mut ucp_context_h,
 ) -> ucs_status_t {
-    give(context, handle(with(|world| world.number())));
+    with(|world| {
+        let number = world.number();
+        world.contexts.insert(number);
+        give(context, handle(number));
+    });
     OK
 }
 
-pub(crate) unsafe extern "C" fn ucp_cleanup(_: ucp_context_h) {}
+pub(crate) unsafe extern "C" fn ucp_cleanup(context: ucp_context_h) {
+    with(|world| {
+        let known = world.contexts.remove(&number(context));
+        assert!(known, "a context is cleaned up once");
+        if world.contexts.is_empty() {
+            let left = world.left();
+            assert!(left.is_empty(), "the last context went before {left}");
+        }
+    });
+}
 
 fn print(stream: *mut libc::FILE, text: &std::ffi::CStr) {
     // SAFETY: INV-5, the caller's open stream, and a string that ends.
@@ -115,12 +128,16 @@ pub(crate) unsafe extern "C" fn ucp_ep_rkey_unpack(
         if world.faults.refuse_keys {
             return ucs_status_t::UCS_ERR_UNREACHABLE;
         }
-        // The key's own number leads to the registration's.
-        let memory = u64::from_le_bytes(memory) as usize;
-        world.keys.insert(memory);
-        give(key, handle(memory));
+        let number = world.number();
+        world
+            .keys
+            .insert(number, u64::from_le_bytes(memory) as usize);
+        give(key, handle(number));
         OK
     })
 }
 
-pub(crate) unsafe extern "C" fn ucp_rkey_destroy(_: ucp_rkey_h) {}
+pub(crate) unsafe extern "C" fn ucp_rkey_destroy(key: ucp_rkey_h) {
+    let known = with(|world| world.keys.remove(&number(key)));
+    assert!(known.is_some(), "a key is destroyed once");
+}

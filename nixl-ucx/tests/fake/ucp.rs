@@ -187,7 +187,9 @@ unsafe extern "C" fn ucp_worker_get_efd(worker: ucp_worker_h, fd: *mut c_int) ->
 
 unsafe extern "C" fn ucp_worker_arm(worker: ucp_worker_h) -> ucs_status_t {
     with(|world| {
-        if world.is_busy(number(worker)) {
+        let refused = world.faults.busy_arms > 0;
+        world.faults.busy_arms -= usize::from(refused);
+        if refused || world.is_busy(number(worker)) {
             return ucs_status_t::UCS_ERR_BUSY;
         }
         let _ = rustix::io::read(&world.workers[&number(worker)].bell, &mut [0u8; 8]);

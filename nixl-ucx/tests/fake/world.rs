@@ -22,6 +22,10 @@ pub(crate) struct Faults {
     pub(crate) no_resource: usize,
     /// Operations are taken and not carried out.
     pub(crate) hold: bool,
+    /// What operations end with, in place of their own status.
+    pub(crate) status: Option<ucs_status_t>,
+    /// So many attempts to arm a worker find it busy.
+    pub(crate) busy_arms: usize,
     /// No key can be unpacked.
     pub(crate) refuse_keys: bool,
 }
@@ -86,7 +90,9 @@ pub(crate) struct World {
     pub(crate) endpoints: HashMap<usize, Endpoint>,
     /// Registered memory: address and length.
     pub(crate) memory: HashMap<usize, (Pointer, usize)>,
-    pub(crate) keys: HashSet<usize>,
+    /// Unpacked keys, each with the registration that it leads to.
+    pub(crate) keys: HashMap<usize, usize>,
+    pub(crate) contexts: HashSet<usize>,
     pub(crate) requests: HashSet<usize>,
 }
 
@@ -128,6 +134,19 @@ impl World {
             worker.work.push_back(work);
             let _ = rustix::io::write(&worker.bell, &1u64.to_ne_bytes());
         }
+    }
+
+    /// What was made and not given back yet, for an assertion.
+    pub(crate) fn left(&self) -> String {
+        let kinds = [
+            ("contexts", self.contexts.len()),
+            ("workers", self.workers.len()),
+            ("registrations", self.memory.len()),
+            ("keys", self.keys.len()),
+        ];
+        let left = kinds.iter().filter(|(_, count)| *count > 0);
+        left.map(|(what, count)| format!("{count} {what} "))
+            .collect()
     }
 
     /// Wakes every worker.
