@@ -134,6 +134,36 @@ fn a_cut_connection_is_made_again() {
 }
 
 #[test]
+fn a_late_answer_to_an_expired_connect_is_not_the_next_ones() {
+    let silent = SimConfig {
+        faults: FaultPlan {
+            silent_connects: true,
+            ..FaultPlan::default()
+        },
+        ..sim("only", 0)
+    };
+    let (a, b) = pair(&[silent]);
+    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
+    request.post().unwrap();
+    request.wait(LONG).unwrap_err();
+    let expired = a.sims[0].counts().connects;
+    request.post().unwrap();
+    while a.sims[0].counts().connects == expired {
+        std::thread::yield_now();
+    }
+    a.sims[0].faults(|f| {
+        f.refuse_connects = Some(Failing {
+            times: expired as u32,
+            kind: ErrorKind::PeerGone,
+        });
+        f.silent_connects = false;
+    });
+    request.wait(LONG).unwrap();
+    check(Op::Read, &a, &b, &ORDER);
+    assert_eq!(a.sims[0].counts().connects, expired + 1);
+}
+
+#[test]
 fn strict_refuses_a_worse_class_and_says_why() {
     let strict = AgentConfig {
         policy: Policy {
