@@ -98,7 +98,7 @@ pub(crate) const CHECKS: &[Check] = &[
     },
     Check {
         name: "ignored",
-        about: "ignored tests give a reason",
+        about: "no test is ignored",
         needs: &[],
         run: ignored::run,
     },
