@@ -99,6 +99,24 @@ fn a_write_that_may_still_land_is_not_repeated() {
 }
 
 #[test]
+fn a_cancel_meant_for_the_post_before_costs_one_attempt() {
+    for op in [Op::Read, Op::Write] {
+        let (a, b) = pair(&[sim("only", 0)]);
+        let request = completed(op, &a, &b, &ORDER);
+        a.fill(1);
+        b.fill(2);
+        a.sims[0].faults(|f| {
+            f.fail_transfers = failing(ErrorKind::Cancelled);
+            f.fail_after = BLOCK;
+        });
+        request.post().unwrap();
+        request.wait(LONG).unwrap();
+        assert_eq!(request.receipt().unwrap().attempts, 2);
+        check(op, &a, &b, &ORDER);
+    }
+}
+
+#[test]
 fn a_dead_peer_is_gone_and_others_are_not() {
     let (a, b) = pair(&[sim("sim", 0)]);
     let c = Party::new("c", &[sim("sim", 0)], quick());
