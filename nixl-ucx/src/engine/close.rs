@@ -82,6 +82,7 @@ impl Engine {
         {
             let mut inner = conn.inner.lock();
             inner.stage = Stage::Closed;
+            self.park(state, entered, conn.tag, &mut inner);
             for token in std::mem::take(&mut inner.mine) {
                 state.tokens.remove(&token);
             }

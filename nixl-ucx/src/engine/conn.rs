@@ -66,6 +66,8 @@ pub(crate) struct Conn {
 pub(super) struct Inner {
     pub(super) endpoint: Option<Endpoint>,
     pub(super) stage: Stage,
+    /// The peer, or UCX for it, has given a sign.
+    pub(super) answered: bool,
     /// The peer's name for the connection, once both are known.
     pub(super) to: Token,
     /// Ours: frames that name one of these are for this connection.
@@ -134,6 +136,7 @@ impl Conn {
             tally: Arc::default(),
             inner: Mutex::new(Inner {
                 endpoint: Some(endpoint),
+                answered: matches!(stage, Stage::Open),
                 stage,
                 to: Token::default(),
                 mine: Vec::new(),

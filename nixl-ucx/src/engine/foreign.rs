@@ -104,8 +104,9 @@ impl Engine {
         result: Result<(), Status>,
     ) {
         let Some(conn) = state.conns.get(&tag).cloned() else {
-            return;
+            return self.unpark(state, entered, tag);
         };
+        conn.inner.lock().answered = true;
         if let Err(status) = result {
             let why = status.error(entered.api(), "the agent was not reached");
             let why = gone(format!("{}; {}", why.message(), self.versions()));

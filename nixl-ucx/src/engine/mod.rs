@@ -8,6 +8,7 @@ mod conn;
 mod foreign;
 mod greet;
 mod mailbox;
+mod park;
 mod rma;
 mod step;
 
@@ -34,6 +35,7 @@ use ucx_sys::Version;
 pub(crate) use conn::Conn;
 pub(crate) use foreign::Foreign;
 use mailbox::Mailbox;
+use park::Parked;
 pub(crate) use rma::Rma;
 
 use crate::{
@@ -152,6 +154,8 @@ struct State {
     sending: VecDeque<Arc<Conn>>,
     /// Connections in the handshake, and those that close: they have deadlines.
     timed: Vec<Arc<Conn>>,
+    /// Of connections that are over.
+    parked: Vec<Parked>,
     upcalls: VecDeque<Upcall>,
     shut: bool,
 }
@@ -300,6 +304,15 @@ impl Engine {
             self.orders.lock().push_back(Order::Tick(Instant::now()));
             let soon = Instant::now() + INLINE;
             self.turn.take(|| self.work(soon, Caller::Runtime));
+        }
+        let parked = self.state.lock().parked.len();
+        if parked > 0 {
+            tracing::debug!(
+                parked,
+                "UCX endpoints still ask for peers that do not answer"
+            );
+            // Destroying the worker would close them.
+            std::mem::forget(self.clone());
         }
     }
 

@@ -179,8 +179,9 @@ impl Engine {
 
     fn endpoint_failed(&self, state: &mut State, entered: &Entered<'_>, tag: u64, status: Status) {
         let Some(conn) = state.conns.get(&tag).cloned() else {
-            return;
+            return self.unpark(state, entered, tag);
         };
+        conn.inner.lock().answered = true;
         let why = status.error(entered.api(), "the connection failed");
         let text = why.message();
         let why = gone(format!("{text}; the peer died, closed or was cut off"));
@@ -190,8 +191,10 @@ impl Engine {
     fn arrived(&self, state: &mut State, entered: &Entered<'_>, head: Head, body: Vec<u8>) {
         let conn = state.tokens.get(&head.to).and_then(|t| state.conns.get(t));
         let Some(conn) = conn.cloned() else {
-            return tracing::debug!(kind = ?head.kind, "a UCX message for no connection");
+            tracing::debug!(kind = ?head.kind, "a UCX message for no connection");
+            return self.unpark_answered(state, entered, head.to);
         };
+        conn.inner.lock().answered = true;
         let outcome = match self.greeted(state, entered, &conn, head, body) {
             Ok(None) => return,
             Ok(Some((number, kind, body))) => conn.inner.lock().arrive(number, kind, body),

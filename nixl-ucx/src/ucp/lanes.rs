@@ -71,6 +71,13 @@ impl Lanes {
         classes.max().unwrap_or(PathClass::Tcp)
     }
 
+    /// Whether UCX has to ask the peer for its queue pairs, which it does over datagrams.
+    pub(crate) fn connect_by_datagrams(&self) -> bool {
+        self.0
+            .iter()
+            .any(|lane| class_of(&lane.transport) == PathClass::Rdma)
+    }
+
     /// Whether one-sided operations are done by messages and the peer's processor.
     pub(crate) fn is_emulated(&self) -> bool {
         !self.0.iter().any(|l| l.rma)
