@@ -4,6 +4,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 mod faults;
+mod held;
 mod memory;
 mod ucp;
 mod world;
