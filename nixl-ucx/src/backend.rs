@@ -26,7 +26,7 @@ use crate::{
     engine::{Dial, Engine, Order, Settings},
     fault::unsupported,
     keys::Keys,
-    ucp,
+    ucp::{self, Worker},
 };
 
 pub(crate) const UCX: BackendName = "ucx";
@@ -151,6 +151,7 @@ impl UcxBackend {
         } = plan(&Machine::read("/"), config, &env, known)?;
         let api = ucp::Api::new(library.clone());
         let (context, ignored) = ucp::Context::new(&api, &settings)?;
+        Worker::check(&context)?;
         for name in ignored {
             report.ignore(&name, "this UCX does not take it");
         }

@@ -3,6 +3,7 @@
 //! Read `docs/ucx.md` first. Whoever has something for the engine leaves an [`Order`] and takes
 //! the turn; if another thread has it, that one goes round once more.
 
+mod blame;
 mod close;
 mod conn;
 mod foreign;

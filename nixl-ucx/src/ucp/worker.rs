@@ -9,8 +9,9 @@ use ucx_sys as sys;
 
 use super::{
     Api, Context, Status,
-    am::{Receiver, Sink},
+    am::{Receiver, Reply, Sink},
     endpoint::{Endpoint, RemoteKey, Watcher},
+    status::forget_words,
 };
 
 /// A worker: one set of transports, their progress, and the address under which peers find them.
@@ -50,9 +51,23 @@ pub(crate) struct Entered<'a> {
 }
 
 impl Worker {
+    /// Makes a worker and drops it: what a machine lacks is seen while the agent can still go on
+    /// with other backends.
+    ///
+    /// Errors: as [`Worker::new`].
+    pub(crate) fn check(context: &Context) -> Result<()> {
+        struct Nobody;
+        impl Sink for Nobody {
+            fn received(&self, _: u32, _: &[u8], _: &[u8], _: &Reply<'_>) {}
+            fn failed(&self, _: u64, _: Status) {}
+        }
+        Self::new(context, Arc::new(Nobody), &[]).map(drop)
+    }
+
     /// A worker that hands active messages with number `ids` to `sink`.
     pub(crate) fn new(context: &Context, sink: Arc<dyn Sink>, ids: &[u32]) -> Result<Self> {
         let api = context.api();
+        forget_words();
         // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
         let mut params: sys::ucp_worker_params_t = unsafe { std::mem::zeroed() };
         params.field_mask = sys::ucp_worker_params_field::UCP_WORKER_PARAM_FIELD_THREAD_MODE
@@ -87,6 +102,7 @@ impl Worker {
             inner: &self.0,
             _lock: lock,
         };
+        forget_words();
         entered.bury();
         entered
     }

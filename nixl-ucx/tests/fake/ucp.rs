@@ -303,6 +303,9 @@ unsafe extern "C" fn ucp_ep_create(
     params: *const ucp_ep_params_t,
     endpoint: *mut ucp_ep_h,
 ) -> ucs_status_t {
+    if let Some(refused) = with(|world| world.faults.connect) {
+        return refused;
+    }
     // SAFETY: INV-5, the caller's structure.
     let params = unsafe { &*params };
     let address = copied(params.address.cast(), 9);
@@ -389,8 +392,8 @@ fn begin(
     (remote, key): (u64, ucp_rkey_h),
     param: *const ucp_request_param_t,
 ) -> ucs_status_ptr_t {
-    if with(|world| world.is_full()) {
-        return failure(ucs_status_t::UCS_ERR_NO_RESOURCE);
+    if let Some(refusal) = with(|world| world.refusal()) {
+        return failure(refusal);
     }
     // SAFETY: INV-5, the caller's structure.
     let memory = number(unsafe { (*param).memh });

@@ -20,13 +20,13 @@ use ucx_sys::{
 pub(crate) struct Faults {
     /// So many one-sided operations are refused for lack of room.
     pub(crate) no_resource: usize,
-    /// So many are taken, and the next one is refused likewise.
-    pub(crate) full_after: Option<usize>,
+    /// So many are taken, and the next one is refused for this reason.
+    pub(crate) refuse_after: Option<(usize, ucs_status_t)>,
     /// Operations are taken and not carried out.
     pub(crate) hold: bool,
     /// Those to this worker are not either, nor do they end with their endpoint: they end late.
     pub(crate) stuck: Option<usize>,
-    /// What operations end with, in place of their own status.
+    /// What operations of more bytes than a probe end with, in place of their own status.
     pub(crate) status: Option<ucs_status_t>,
     /// So many attempts to arm a worker find it busy.
     pub(crate) busy_arms: usize,
@@ -36,6 +36,8 @@ pub(crate) struct Faults {
     pub(crate) map: Option<ucs_status_t>,
     /// No worker can be made, for this reason.
     pub(crate) worker: Option<ucs_status_t>,
+    /// No endpoint can be made, for this reason.
+    pub(crate) connect: Option<ucs_status_t>,
     /// Why endpoints break; `None`: their peer closed them.
     pub(crate) breach: Option<ucs_status_t>,
 }
@@ -169,18 +171,21 @@ impl World {
         uses.filter(|(m, k)| *m == handle || *k == handle).count()
     }
 
-    /// Whether some one-sided operation finds no room.
-    pub(crate) fn is_full(&mut self) -> bool {
+    /// Why a one-sided operation is refused at once, if it is.
+    pub(crate) fn refusal(&mut self) -> Option<ucs_status_t> {
         let faults = &mut self.faults;
-        let refused = faults.no_resource > 0;
-        faults.no_resource -= usize::from(refused);
-        let (full, after) = match faults.full_after {
-            Some(0) => (true, None),
-            Some(more) => (false, Some(more - 1)),
-            None => (false, None),
-        };
-        faults.full_after = after;
-        refused || full
+        if faults.no_resource > 0 {
+            faults.no_resource -= 1;
+            return Some(ucs_status_t::UCS_ERR_NO_RESOURCE);
+        }
+        match &mut faults.refuse_after {
+            None => None,
+            Some((0, _)) => faults.refuse_after.take().map(|(_, status)| status),
+            Some((more, _)) => {
+                *more -= 1;
+                None
+            }
+        }
     }
 
     /// Wakes every worker.
