@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-over!(tcp, shm, cma:
+over!(tcp, shm, cma, ucx_tcp, ucx_cma:
     target_before, target_during_read, target_during_write, target_after,
     initiator_during_read, initiator_during_write,
 );
