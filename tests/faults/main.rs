@@ -4,6 +4,8 @@
 mod child;
 mod cut;
 mod killed;
+mod libraries;
+mod limits;
 mod namespaces;
 mod network;
 mod process;

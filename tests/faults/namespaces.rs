@@ -26,19 +26,22 @@ pub(crate) fn sh(script: &str) {
     assert!(status.success(), "{script}: {status}");
 }
 
-/// Runs the rest of test `name` in namespaces of its own, of which `unshare` is told by `flags`:
-/// true where this is that process. Skipped where `probe` does not run there.
-pub(crate) fn inside(name: &str, flags: &str, probe: &str) -> bool {
+/// Runs the rest of test `name` in namespaces of its own, of which `unshare` is told by `flags`,
+/// after the shell script `first`: true where this is that process. Skipped where the script fails.
+pub(crate) fn inside(name: &str, flags: &str, first: &str) -> bool {
     if is_inside() {
         return true;
     }
-    if let Err(why) = can(&[flags], probe) {
+    if let Err(why) = can(&[flags], first) {
         println!("SKIP {name}: {why}");
         return false;
     }
     let mut command = Command::new("unshare");
     let exe = std::env::current_exe().unwrap();
-    command.args([flags, "--"]).arg(exe);
+    let script = format!("{first}; exec \"$@\"");
+    command
+        .args([flags, "--", "sh", "-ec", &script, "sh"])
+        .arg(exe);
     let output = command
         .args(["--exact", name, "--nocapture"])
         .env(INSIDE, "1")

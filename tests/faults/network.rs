@@ -14,16 +14,16 @@ use crate::{
     },
 };
 
-const HERE: &str = "10.77.0.1";
 const THERE: &str = "10.77.0.2";
-/// In namespaces of the test's own: a veth pair must be possible.
-const PROBE: &str = "ip link set lo up && ip link add v0 type veth peer name v1";
+/// A veth pair, up before UCX looks at what is.
+const LINKS: &str = "mount -t sysfs sysfs /sys; ip link set lo up; ip link add v0 type veth peer name v1; \
+                     ip addr add 10.77.0.1/24 dev v0; ip link set v0 up; ip link set v1 up";
 
 macro_rules! cut {
     ($($path:ident),+) => {
         $(#[test] fn $path() {
             let name = concat!("network::", stringify!($path));
-            if ucx::is_here(stringify!($path)) && inside(name, "-Urn", PROBE) {
+            if ucx::is_here(stringify!($path)) && inside(name, "-Urnm", LINKS) {
                 link_goes_down(stringify!($path));
             }
         })+
@@ -34,11 +34,11 @@ cut!(tcp, ucx_tcp);
 /// The peer at the other end of a veth pair.
 fn across(near: &Agent, path: &str, seed: u64) -> (Process, u64) {
     let script = format!(
-        "ip link set lo up; ip addr add {THERE}/24 dev v1; ip link set v1 up; \
-         while ! ip -br link show dev v1 | grep -q LOWER_UP; do :; done"
+        "mount -t sysfs sysfs /sys; ip link set lo up; ip addr add {THERE}/24 dev v1; ip link set v1 up; \
+         i=0; while ! ip -br link show dev v1 | grep -q LOWER_UP; do i=$((i+1)); test $i -lt 2000; done"
     );
     let variables = [(SCRIPT, &script[..]), (BIND, THERE)];
-    let mut far = Process::launch(&["unshare", "--net"], &variables, path, "far");
+    let mut far = Process::launch(&["unshare", "--net", "--mount"], &variables, path, "far");
     // It is in its namespace once that is another one than ours.
     let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
     let theirs = format!("/proc/{}/ns/net", far.id());
@@ -75,12 +75,6 @@ fn works(near: &Agent, path: &str, by: &mut Process, there: u64) {
 }
 
 fn link_goes_down(path: &str) {
-    sh("ip link set lo up");
-    // UCX looks at what is up when its agent starts.
-    sh(&format!(
-        "ip link add v0 type veth peer name v1; ip addr add {HERE}/24 dev v0; \
-         ip link set v0 up; ip link set v1 up"
-    ));
     let near = agent("near", path);
     let here = Memory::new(&near, path, 1);
     let (mut far, there) = across(&near, path, 2);

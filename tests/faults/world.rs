@@ -9,8 +9,6 @@ use nixl::{
 };
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-use crate::ucx;
-
 /// Longest wait for what should happen soon; nothing should come near it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// In which a request ends once its peer is gone.
@@ -29,11 +27,15 @@ pub(crate) fn config(path: &str) -> Config {
     config.tcp.bind = std::env::var(BIND).unwrap_or("127.0.0.1".to_owned());
     let backend = match path {
         "tcp" => "tcp",
-        "ucx_tcp" | "ucx_cma" => "ucx",
+        "ucx_tcp" | "ucx_cma" | "ucx" | "ucx_or_tcp" => "ucx",
         _ => "ipc",
     };
     config.backends = vec![backend.to_owned()];
     config.policy.only = vec![path.to_owned()];
+    if path == "ucx_or_tcp" {
+        config.backends.push("tcp".to_owned());
+        config.policy.only = vec!["ucx_tcp".to_owned(), "tcp".to_owned()];
+    }
     ucx::configure(&mut config.ucx, path);
     config
 }

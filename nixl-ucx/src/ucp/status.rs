@@ -60,8 +60,8 @@ impl Status {
 
     fn kind(self) -> ErrorKind {
         match self.0 {
-            // NO_RESOURCE, NO_MEMORY, EXCEEDS_LIMIT
-            -2 | -4 | -21 => ErrorKind::Exhausted,
+            // NO_RESOURCE, NO_MEMORY, SHMEM_SEGMENT, EXCEEDS_LIMIT
+            -2 | -4 | -17 | -21 => ErrorKind::Exhausted,
             // UNREACHABLE, SOME_CONNECTS_FAILED, CANCELED, REJECTED, NOT_CONNECTED,
             // CONNECTION_RESET, link and endpoint failures
             -6 | -13 | -16 | -25..=-23 | -89..=-40 => ErrorKind::PeerGone,
