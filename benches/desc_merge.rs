@@ -1,7 +1,7 @@
 //! Building a request's plan from prepared lists: pairing, merging, cutting into chunks.
 
 #[path = "../tests/common/pattern.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[expect(dead_code, unreachable_pub, reason = "the tests use the rest")]
 mod pattern;
 
 use std::{hint::black_box, sync::Arc};

@@ -30,7 +30,6 @@ macro_rules! suite {
     };
     ($name:ident, $backend:expr, $path:expr, unless = $reason:expr $(,)?) => {
         mod $name {
-            #[allow(unused_imports)]
             use super::*;
 
             fn make() -> ::std::sync::Arc<dyn $crate::Backend> {

@@ -315,3 +315,39 @@ impl fmt::Debug for RegionCard {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_opens_memory_is_printed() {
+        let probe = ProbeCard {
+            region: RegionId(1),
+            nonce: [0xab; 32],
+        };
+        let region = RegionCard {
+            id: RegionId(2),
+            addr: 4096,
+            len: 64,
+            kind: MemKind::Dram,
+            dev: 0,
+            key: RegionKey([0xab; 16]),
+            shareable: true,
+            writable: true,
+            extras: vec![("ucx".to_owned(), Bytes::from_static(&[0xab; 40]))],
+        };
+        let secret = Secret([0xab; 32]);
+        for text in [
+            format!("{probe:?}"),
+            format!("{region:#?}"),
+            format!("{secret:?}"),
+        ] {
+            let text = text.to_lowercase();
+            for form in ["171", "ab, ab", "abab", "\\xab"] {
+                assert!(!text.contains(form), "{text}");
+            }
+        }
+        assert!(format!("{region:?}").contains("(\"ucx\", 40)"));
+    }
+}

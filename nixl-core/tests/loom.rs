@@ -16,13 +16,12 @@ use std::{
 
 use loom::{future::block_on, sync::Arc, thread};
 
-#[allow(dead_code, unreachable_pub)]
+#[expect(dead_code, unreachable_pub, reason = "the library uses the rest")]
 #[path = "../src/error.rs"]
 mod error;
-#[allow(dead_code, unreachable_pub)]
+#[expect(dead_code, unreachable_pub, reason = "the library uses the rest")]
 #[path = "../src/inflight.rs"]
 mod inflight;
-#[allow(dead_code, unused_imports)]
 #[path = "../src/sync.rs"]
 mod primitives;
 

@@ -41,6 +41,11 @@ const MAX_MESSAGE: usize = MAX_NOTIFICATION + (64 << 10);
 const BUDGET: usize = 64;
 /// Answers that may wait to be sent; a peer asks for far fewer at once.
 const MAX_ANSWERS: usize = 256;
+/// Bytes of unsent messages at which the peer is given up: twice what core lets a peer leave
+/// unread (64 MiB).
+const BACKLOG: usize = 128 << 20;
+/// What a queued message takes beside its bytes, about: small ones are not free.
+const OVERHEAD: usize = 64;
 
 pub(crate) struct Link {
     pub(crate) node: Arc<Node>,
@@ -77,6 +82,8 @@ struct Rx {
 struct Tx {
     control: VecDeque<Control>,
     messages: VecDeque<Message>,
+    /// What `messages` takes, in bytes.
+    queued: usize,
 }
 
 /// A frame to send, ahead of messages.
@@ -89,6 +96,12 @@ struct Control {
 struct Message {
     bytes: Bytes,
     sent: usize,
+}
+
+impl Message {
+    fn cost(&self) -> usize {
+        self.bytes.len() + OVERHEAD
+    }
 }
 
 impl Link {
@@ -188,7 +201,8 @@ impl Link {
         self.flush();
     }
 
-    /// Queues a message and sends what the socket takes now.
+    /// Queues a message and sends what the socket takes now. A peer that leaves [`BACKLOG`] bytes
+    /// unread is cut off.
     pub(crate) fn send(self: &Arc<Self>, bytes: Bytes) -> Result<()> {
         self.gate.check()?;
         if bytes.len() > MAX_MESSAGE {
@@ -200,10 +214,11 @@ impl Link {
                 ),
             ));
         }
-        self.tx
-            .lock()
-            .messages
-            .push_back(Message { bytes, sent: 0 });
+        let queued = self.tx.lock().push(bytes);
+        if let Err(why) = queued {
+            self.shut(why.clone());
+            return Err(why);
+        }
         self.flush();
         Ok(())
     }
@@ -374,6 +389,19 @@ impl Link {
 }
 
 impl Tx {
+    fn push(&mut self, bytes: Bytes) -> Result<()> {
+        if self.queued > BACKLOG {
+            return Err(misbehaved(format!(
+                "the peer does not read its connection: {} bytes of messages wait",
+                self.queued
+            )));
+        }
+        let message = Message { bytes, sent: 0 };
+        self.queued += message.cost();
+        self.messages.push_back(message);
+        Ok(())
+    }
+
     fn flush(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
         while let Some(control) = self.control.front_mut() {
             let share = control.share.as_ref();
@@ -398,8 +426,8 @@ impl Tx {
             let last = part.len() == rest.len();
             sock::send(socket, &part_head(last), part, None)?;
             message.sent += part.len();
-            if last {
-                self.messages.pop_front();
+            if last && let Some(sent) = self.messages.pop_front() {
+                self.queued -= sent.cost();
             }
         }
         Ok(())
@@ -427,5 +455,30 @@ impl Pump for Link {
                 self.gate.tell();
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers that a peer's own messages ask for are small: they count with what they take
+    /// beside their bytes, and room comes back with what the socket takes.
+    #[test]
+    fn small_messages_are_not_free() {
+        let mut tx = Tx::default();
+        let answer = Bytes::from_static(&[6; 10]);
+        let took = (0..BACKLOG)
+            .take_while(|_| tx.push(answer.clone()).is_ok())
+            .count();
+        assert_eq!(took, BACKLOG / (10 + OVERHEAD) + 1);
+        let e = tx.push(answer.clone()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::PeerMisbehaved);
+        tx.messages.truncate(1);
+        tx.queued = tx.messages[0].cost();
+        let (ours, _theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        tx.flush(&ours.into()).unwrap();
+        assert_eq!((tx.queued, tx.messages.len()), (0, 0));
+        tx.push(answer).unwrap();
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 
 over!(tcp, shm, cma, ucx_tcp, ucx_cma:
     target_before, target_during_read, target_during_write, target_after,
-    initiator_during_read, initiator_during_write,
+    initiator_before, initiator_during_read, initiator_during_write, initiator_after,
 );
 
 /// Moves everything once and checks every byte on both sides.
@@ -138,19 +138,55 @@ fn initiator_during(path: &str, op: &str) {
     } else {
         memory
     };
-    memory.fill(5);
+    serves_the_next(&near, path, op, memory);
+}
 
-    let mut next = Process::initiator(&near, path, "far", 6);
+/// The next process of the dead initiator's name transfers, byte for byte; nothing is left over.
+fn serves_the_next(near: &Agent, path: &str, op: &str, memory: Memory) {
+    memory.fill(5);
+    let mut next = Process::initiator(near, path, "far", 6);
     let run = format!("run {op} near {}", memory.addr());
     assert_eq!(next.ask(&run), "ok");
     match op {
         "write" => memory.check(&moved(Op::Write, 6)),
         _ => next.check(&moved(Op::Read, 5)),
     }
-    memory.deregister(&near);
+    memory.deregister(near);
     until("no request of ours", || {
         near.snapshot().active_requests == 0
     });
+}
+
+/// It knew the target and did nothing yet.
+fn initiator_before(path: &str) {
+    for op in ["read", "write"] {
+        let near = agent("near", path);
+        let memory = Memory::new(&near, path, 1);
+        let mut far = Process::initiator(&near, path, "far", 2);
+        far.kill();
+        memory.check(&image(1));
+        serves_the_next(&near, path, op, memory);
+    }
+}
+
+/// What it wrote stays, and nobody holds the memory for it.
+fn initiator_after(path: &str) {
+    for op in ["read", "write"] {
+        let near = agent("near", path);
+        let memory = Memory::new(&near, path, 1);
+        let mut far = Process::initiator(&near, path, "far", 2);
+        let run = format!("run {op} near {}", memory.addr());
+        assert_eq!(far.ask(&run), "ok");
+        far.kill();
+        let left = match op {
+            "write" => moved(Op::Write, 2),
+            _ => image(1),
+        };
+        memory.check(&left);
+        memory.deregister(&near);
+        memory.check(&left);
+        serves_the_next(&near, path, op, Memory::new(&near, path, 5));
+    }
 }
 
 fn initiator_during_read(path: &str) {

@@ -142,14 +142,17 @@ impl Engine {
         if let Err(e) = self.context() {
             return done.failed(e);
         }
-        let (refused, dead) = {
-            let mut state = self.state.lock();
-            (take(&mut state.faults.refuse_connects), state.dead)
-        };
+        if self.state.lock().dead {
+            return done.failed(gone("the simulated process has ended"));
+        }
+        self.push(Event::Connect(peer, done));
+    }
+
+    fn connect_now(self: &Arc<Self>, peer: &PeerAddress, done: ConnectDone) {
+        let refused = take(&mut self.state.lock().faults.refuse_connects);
         match refused {
             Some(kind) => done.failed(fail(kind, "the fault plan refuses this connect")),
-            None if dead => done.failed(gone("the simulated process has ended")),
-            None => self.push(Event::Connect(peer, done)),
+            None => link::connect(self, peer, done),
         }
     }
 
@@ -250,7 +253,7 @@ impl Engine {
 
     fn handle(self: &Arc<Self>, event: Event) {
         match event {
-            Event::Connect(peer, done) => link::connect(self, &peer, done),
+            Event::Connect(peer, done) => self.connect_now(&peer, done),
             Event::Accepted(end, peer) => link::accepted(self, end, peer),
             Event::Message(end, message) => {
                 add(&self.counters.delivered, 1);

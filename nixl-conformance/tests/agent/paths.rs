@@ -99,6 +99,24 @@ fn a_write_that_may_still_land_is_not_repeated() {
 }
 
 #[test]
+fn a_cancel_meant_for_the_post_before_costs_one_attempt() {
+    for op in [Op::Read, Op::Write] {
+        let (a, b) = pair(&[sim("only", 0)]);
+        let request = completed(op, &a, &b, &ORDER);
+        a.fill(1);
+        b.fill(2);
+        a.sims[0].faults(|f| {
+            f.fail_transfers = failing(ErrorKind::Cancelled);
+            f.fail_after = BLOCK;
+        });
+        request.post().unwrap();
+        request.wait(LONG).unwrap();
+        assert_eq!(request.receipt().unwrap().attempts, 2);
+        check(op, &a, &b, &ORDER);
+    }
+}
+
+#[test]
 fn a_dead_peer_is_gone_and_others_are_not() {
     let (a, b) = pair(&[sim("sim", 0)]);
     let c = Party::new("c", &[sim("sim", 0)], quick());
@@ -131,6 +149,36 @@ fn a_cut_connection_is_made_again() {
         a.sims[0].cut();
         while a.sims[0].in_flight() > 0 {}
     }
+}
+
+#[test]
+fn a_late_answer_to_an_expired_connect_is_not_the_next_ones() {
+    let silent = SimConfig {
+        faults: FaultPlan {
+            silent_connects: true,
+            ..FaultPlan::default()
+        },
+        ..sim("only", 0)
+    };
+    let (a, b) = pair(&[silent]);
+    let request = request(Op::Read, &a, &b, &ORDER).unwrap();
+    request.post().unwrap();
+    request.wait(LONG).unwrap_err();
+    let expired = a.sims[0].counts().connects;
+    request.post().unwrap();
+    while a.sims[0].counts().connects == expired {
+        std::thread::yield_now();
+    }
+    a.sims[0].faults(|f| {
+        f.refuse_connects = Some(Failing {
+            times: expired as u32,
+            kind: ErrorKind::PeerGone,
+        });
+        f.silent_connects = false;
+    });
+    request.wait(LONG).unwrap();
+    check(Op::Read, &a, &b, &ORDER);
+    assert_eq!(a.sims[0].counts().connects, expired + 1);
 }
 
 #[test]

@@ -342,3 +342,50 @@ impl crate::peer::Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{
+        inflight::OpOwner,
+        mem::{HostMemory, HugePages},
+    };
+
+    /// How the operation ended, once it has.
+    #[derive(Default)]
+    struct Owner(Mutex<Option<Result<()>>>);
+
+    impl OpOwner for Owner {
+        fn finished(self: Arc<Self>, _attempt: u32, result: Result<()>) {
+            *self.0.lock() = Some(result);
+        }
+    }
+
+    fn region() -> Region {
+        let memory = HostMemory::allocate(4096, HugePages::No).unwrap();
+        Region::new(Box::new(memory), RegionId(1), RegionKey([1; 16]), true).unwrap()
+    }
+
+    #[test]
+    fn an_operation_ends_once_nobody_is_inside_its_memory() {
+        let (flips, owner, alias) = (Flips::default(), Arc::new(Owner::default()), region());
+        let pin = alias.pin().unwrap();
+        flips.ending.lock().push(Ended {
+            posted: Posted {
+                id: 1,
+                done: Completion::new(owner.clone(), 0),
+                aliases: vec![region(), alias],
+            },
+            result: Ok(()),
+        });
+        let now = Instant::now();
+        assert_eq!(flips.settle(now), Some(now + RECHECK));
+        assert!(owner.0.lock().is_none());
+        drop(pin);
+        assert_eq!(flips.settle(now), None);
+        assert!(matches!(*owner.0.lock(), Some(Ok(()))));
+        assert!(flips.ending.lock().is_empty());
+    }
+}

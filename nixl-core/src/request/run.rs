@@ -60,12 +60,16 @@ pub(crate) struct Run {
     pinned: bool,
 }
 
-/// Whether a path is out of question for this post. One lost connection may be made anew.
+/// Whether a path is out of question for this post. One lost connection may be made anew, and one
+/// cancel may have been meant for the post before.
 pub(crate) fn has_failed(failures: &[(PathName, Error)], path: PathName) -> bool {
     let mut of_path = failures.iter().filter(|f| f.0 == path);
     match of_path.next() {
         None => false,
-        Some((_, first)) => first.kind() != ErrorKind::PeerGone || of_path.next().is_some(),
+        Some((_, first)) => {
+            let pardoned = matches!(first.kind(), ErrorKind::PeerGone | ErrorKind::Cancelled);
+            !pardoned || of_path.next().is_some()
+        }
     }
 }
 
@@ -180,8 +184,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes the next step: post on a ready path, wait for one, or end. Holds no lock while it
-    /// calls a backend.
+    /// Takes the next step: post on a ready path, wait for one, or end. Posts and cancels without
+    /// a lock; a transfer is prepared under the request's own.
     pub(crate) fn go(self: &Arc<Self>) {
         loop {
             let Some(next) = self.next_step() else { return };
@@ -266,9 +270,11 @@ impl Inner {
         self.peer.route(self, failures, Some(insisted))
     }
 
-    /// Whether the failed attempt may start over on another path (design §4, Retry and failover).
+    /// Whether the failed attempt may start over on another path (design §4, Retry and failover),
+    /// or on the same one after a cancel that nobody wants any more: a backend may hear of it
+    /// when the post it was meant for is over and the next one runs.
     fn may_retry(&self, prepared: &Prepared, error: &Error) -> bool {
-        error.is_retryable()
+        (error.is_retryable() || error.kind() == ErrorKind::Cancelled)
             && match self.plan.op() {
                 Op::Read => true,
                 Op::Write => prepared.transfer.fenced(),

@@ -236,3 +236,23 @@ fn questions_without_taking_the_answers_end_the_connection() {
     assert_eq!(side.closed().unwrap().kind(), ErrorKind::PeerMisbehaved);
     rig.finish();
 }
+
+/// What waits for a peer that never reads is bounded; then it is cut off, and others are served.
+#[test]
+fn a_peer_that_never_reads_is_cut_off() {
+    let rig = rig(SHM, DIR);
+    let node = rig.node("a");
+    let (raw, side) = open(&rig, &node);
+    let message = bytes::Bytes::from(vec![7; 1 << 20]);
+    let took = (0..300)
+        .take_while(|_| side.endpoint().send(message.clone()).is_ok())
+        .count();
+    assert!((64..=130).contains(&took), "{took} MiB were queued");
+    rig.wait("the end", || side.closed().is_some());
+    let why = side.closed().unwrap();
+    assert_eq!(why.kind(), ErrorKind::PeerMisbehaved, "{why}");
+    assert!(why.to_string().contains("does not read"), "{why}");
+    still_works(&rig, &node);
+    drop(raw);
+    rig.finish();
+}

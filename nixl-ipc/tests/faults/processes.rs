@@ -72,8 +72,12 @@ fn messages_cross_processes_in_order() {
     let lens = [0, 1, 65_534, 65_535, 65_536, 1 << 20, 16 << 20];
     for i in 0..100 {
         side.send(pattern(1, i, lens[i as usize % lens.len()]));
+        // A peer that leaves more unread than core ever does is cut off: let it keep up.
+        if i % 25 == 24 {
+            let count = (i + 1).to_string();
+            assert_eq!(second.ask(&format!("received {count}")), count);
+        }
     }
-    assert_eq!(second.ask("received 100"), "100");
     assert_eq!(second.ask("send 50 200000"), "ok");
     rig.wait("the answers", || side.received() == 50);
     for i in 0..50 {

@@ -119,7 +119,7 @@ impl Second {
             }
         };
         let mut process = command
-            .args(["second_process", "--exact", "--ignored", "--nocapture"])
+            .args(["second_process", "--exact", "--nocapture"])
             .env(DIR, dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

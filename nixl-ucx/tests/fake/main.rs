@@ -1,8 +1,6 @@
 //! The backend over a libucp in Rust, which does what a real one does too rarely: refuses for lack
 //! of room, completes late, breaks, refuses keys. Runs anywhere, and under AddressSanitizer.
 
-#![allow(clippy::undocumented_unsafe_blocks)]
-
 mod errors;
 mod faults;
 mod held;

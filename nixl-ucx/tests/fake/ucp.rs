@@ -31,7 +31,10 @@ pub(crate) fn library() -> Library {
     unsafe { Library::from_symbols(symbols()) }.expect("a version that will do")
 }
 
-#[allow(clippy::missing_transmute_annotations)] // the field says what it is
+#[expect(
+    clippy::missing_transmute_annotations,
+    reason = "the field says what it is"
+)]
 fn symbols() -> Symbols {
     Symbols {
         ucp_get_version,
