@@ -30,7 +30,7 @@ fn region(agent: &Agent, seed: u64) -> Region {
 }
 
 fn image(seed: u64) -> Vec<u8> {
-    let byte = |at: u64| ((at ^ (at >> 8) * 31 ^ (seed * 89)) % 251) as u8;
+    let byte = |at: u64| ((at ^ ((at >> 8) * 31) ^ (seed * 89)) % 251) as u8;
     (0..2 * BLOCKS * BLOCK).map(byte).collect()
 }
 
