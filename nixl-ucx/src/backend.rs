@@ -26,7 +26,8 @@ use crate::{
     engine::{Dial, Engine, Order, Settings},
     fault::unsupported,
     keys::Keys,
-    ucp,
+    modules,
+    ucp::{self, Worker},
 };
 
 pub(crate) const UCX: BackendName = "ucx";
@@ -145,12 +146,16 @@ impl UcxBackend {
         let version = library.version();
         let env = UserEnv::of_process();
         let known = Some((version.major, version.minor));
+        let machine = Machine::read("/");
         let Plan {
             settings,
             mut report,
-        } = plan(&Machine::read("/"), config, &env, known)?;
+        } = plan(&machine, config, &env, known)?;
+        let lacking = modules::missing(library.module_dir(), &machine);
+        report.warnings.extend(lacking);
         let api = ucp::Api::new(library.clone());
         let (context, ignored) = ucp::Context::new(&api, &settings)?;
+        Worker::check(&context)?;
         for name in ignored {
             report.ignore(&name, "this UCX does not take it");
         }
@@ -270,7 +275,7 @@ fn paths(context: &ucp::Context, cma: bool) -> Result<Vec<PathCaps>> {
     }
     tracing::info!("UCX transports:{names}");
     if !has(PathClass::Rdma) && has(PathClass::Tcp) {
-        tracing::warn!("UCX has no RDMA transport here, falling back to TCP between hosts");
+        tracing::warn!("no RDMA transports available to UCX, falling back to TCP between hosts");
     }
     if paths.is_empty() {
         return Err(unsupported(format!(

@@ -1,13 +1,17 @@
 //! This agent's regions as UCX knows them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use nixl_core::{
-    MemKind, Region, RegionId, Result,
+    Error, MemKind, Region, RegionId, Result,
+    error::fail,
     mem::{Registration, Span},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
     fault::unsupported,
@@ -20,9 +24,16 @@ pub(crate) struct Key {
     pub(crate) packed: Bytes,
 }
 
+/// Reasons kept for regions that UCX did not register.
+const REASONS: usize = 64;
+
 /// All registered regions of one agent.
 #[derive(Default)]
-pub(crate) struct Keys(RwLock<HashMap<RegionId, Arc<Key>>>);
+pub(crate) struct Keys {
+    known: RwLock<HashMap<RegionId, Arc<Key>>>,
+    /// The last regions that could not be registered.
+    refused: Mutex<VecDeque<(RegionId, Error)>>,
+}
 
 impl Keys {
     /// Registers a region with `context`.
@@ -43,10 +54,11 @@ impl Keys {
         }
         // SAFETY: INV-1, the region drops its registrations before its memory, operations under
         // way hold the region besides the handle, and nothing else keeps the handle longer.
-        let memory = unsafe { context.register(addr, len)? };
-        let packed = memory.pack()?;
+        let made = unsafe { context.register(addr, len) };
+        let made = made.and_then(|memory| Ok((memory.pack()?, memory)));
+        let (packed, memory) = made.inspect_err(|why| self.refuse(region.id(), why))?;
         let key = Arc::new(Key { memory, packed });
-        self.0.write().insert(region.id(), key.clone());
+        self.known.write().insert(region.id(), key.clone());
         Ok(Box::new(Registered {
             id: region.id(),
             keys: self.clone(),
@@ -54,12 +66,32 @@ impl Keys {
         }))
     }
 
-    /// The registration of a region, if UCX has one.
+    /// Keeps why UCX did not register a region, for whoever wants to use it.
+    fn refuse(&self, id: RegionId, why: &Error) {
+        let mut refused = self.refused.lock();
+        if refused.len() >= REASONS {
+            refused.pop_front();
+        }
+        refused.push_back((id, why.clone()));
+    }
+
+    /// The registration of a region.
+    ///
+    /// Errors: why UCX has none.
     pub(crate) fn get(&self, id: RegionId) -> Result<Arc<Key>> {
-        let found = self.0.read().get(&id).cloned();
-        found.ok_or_else(|| {
-            unsupported("UCX could not register the region (see the log), or it was deregistered")
-        })
+        if let Some(key) = self.known.read().get(&id) {
+            return Ok(key.clone());
+        }
+        let refused = self.refused.lock();
+        let why = refused.iter().find(|(region, _)| *region == id);
+        Err(why.map_or_else(
+            || {
+                unsupported(
+                    "UCX could not register the region (see the log), or it was deregistered",
+                )
+            },
+            |(_, why)| fail(why.kind(), why.message().to_owned()),
+        ))
     }
 }
 
@@ -83,7 +115,7 @@ impl Registration for Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let key = self.keys.0.write().remove(&self.id);
+        let key = self.keys.known.write().remove(&self.id);
         drop(key);
     }
 }

@@ -14,6 +14,7 @@ mod fault;
 mod foreign;
 mod imports;
 mod keys;
+mod modules;
 pub mod shape;
 mod ucp;
 mod wire;

@@ -15,6 +15,7 @@ use nixl::{Agent, DescList, ErrorKind, MemKind, Op, Request, Result, Run};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::{
+    namespaces::{self, SCRIPT},
     process::{MARK, ORDER, checksum, hex, unhex},
     world::{Job, LIMIT, Memory, ONCE, SIZE, agent, until, within},
 };
@@ -26,6 +27,11 @@ fn serve() {
         return;
     };
     let (path, name) = order.split_once(',').unwrap();
+    if let Ok(script) = std::env::var(SCRIPT) {
+        // When the other process has made ready what it names.
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+        namespaces::sh(&script);
+    }
     let mut served = Served {
         agent: Arc::new(agent(name, path)),
         path: path.to_owned(),

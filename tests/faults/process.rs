@@ -28,28 +28,58 @@ impl Drop for Process {
 
 impl Process {
     pub(crate) fn start(path: &str, name: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut process = Self::launch(&[], &[], path, name);
+        assert_eq!(process.answer(), "ready");
+        process
+    }
+
+    /// Starts one by `under`, a program that starts another, with `variables`; it has not said
+    /// that it is ready.
+    pub(crate) fn launch(
+        under: &[&str],
+        variables: &[(&str, &str)],
+        path: &str,
+        name: &str,
+    ) -> Self {
+        let exe = std::env::current_exe().unwrap();
+        let mut words = under.iter().map(std::ffi::OsStr::new);
+        let mut command = Command::new(words.next().unwrap_or(exe.as_os_str()));
+        command.args(words);
+        if !under.is_empty() {
+            command.arg(&exe);
+        }
+        let mut child = command
             .args(["--exact", "child::serve", "--nocapture"])
             .env(ORDER, format!("{path},{name}"))
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut process = Self {
+        Self {
             stdin: child.stdin.take().unwrap(),
             stdout: BufReader::new(child.stdout.take().unwrap()),
             child,
-        };
-        assert_eq!(process.answer(), "ready");
-        process
+        }
+    }
+
+    /// Its number, where it was started by a program that it took the place of.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// A target with memory filled by `seed`; `agent` knows it. Returns the memory's address too.
     pub(crate) fn target(agent: &Agent, path: &str, name: &str, seed: u64) -> (Self, u64) {
         let mut process = Self::start(path, name);
-        let addr = process.memory(seed);
-        assert_eq!(agent.load_metadata(&process.metadata()).unwrap(), name);
+        let addr = process.served(agent, name, seed);
         (process, addr)
+    }
+
+    /// Memory of it, filled by `seed`, of which `agent` knows.
+    pub(crate) fn served(&mut self, agent: &Agent, name: &str, seed: u64) -> u64 {
+        let addr = self.memory(seed);
+        assert_eq!(agent.load_metadata(&self.metadata()).unwrap(), name);
+        addr
     }
 
     /// An initiator that knows `agent`.
@@ -72,7 +102,8 @@ impl Process {
         self.answer()
     }
 
-    fn answer(&mut self) -> String {
+    /// Its next answer.
+    pub(crate) fn answer(&mut self) -> String {
         let mut line = String::new();
         loop {
             line.clear();

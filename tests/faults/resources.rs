@@ -8,7 +8,9 @@ use crate::{
     world::{LIMIT, Memory, ONCE, SIZE, SOON, agent, config, image, moved, noise, within},
 };
 
-over!(tcp, shm, cma: few_descriptors_here, few_descriptors_at_the_target);
+over!(tcp, shm, cma, ucx_tcp, ucx_cma: few_descriptors_here);
+// Not over UCX: its listener does not survive a lack of descriptors (docs/ucx.md, What UCX breaks).
+over!(tcp, shm, cma: few_descriptors_at_the_target);
 over!(tcp: bad_metadata);
 
 /// Whatever an agent lacks descriptors for is an error; nothing panics or hangs.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::ucx;
 use nixl::{
     Agent, Config, DescList, MemKind, Op, PeerAccess, PostOptions, Region, Request, Result, Span,
     Status,
@@ -17,12 +18,25 @@ const BLOCK: u64 = 128 << 10;
 /// Bytes of most memories here.
 pub(crate) const SIZE: u64 = 4 << 20;
 
+/// Set to the address of a process that is not on the loopback interface.
+pub(crate) const BIND: &str = "FAULTS_BIND";
+
 pub(crate) fn config(path: &str) -> Config {
     let mut config = Config::default();
     config.agent.copy_threads = 1;
-    config.tcp.bind = "127.0.0.1".to_owned();
-    config.backends = vec![if path == "tcp" { "tcp" } else { "ipc" }.to_owned()];
+    config.tcp.bind = std::env::var(BIND).unwrap_or("127.0.0.1".to_owned());
+    let backend = match path {
+        "tcp" => "tcp",
+        "ucx_tcp" | "ucx_cma" | "ucx" | "ucx_or_tcp" => "ucx",
+        _ => "ipc",
+    };
+    config.backends = vec![backend.to_owned()];
     config.policy.only = vec![path.to_owned()];
+    if path == "ucx_or_tcp" {
+        config.backends.push("tcp".to_owned());
+        config.policy.only = vec!["ucx_tcp".to_owned(), "tcp".to_owned()];
+    }
+    ucx::configure(&mut config.ucx, path);
     config
 }
 

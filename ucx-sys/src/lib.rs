@@ -27,6 +27,7 @@
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 mod bindings;
 mod library;
+mod log;
 mod process;
 mod search;
 mod status;
@@ -34,6 +35,7 @@ mod table;
 
 pub use bindings::*;
 pub use library::{Library, OpenError, Version};
+pub use log::said;
 pub use search::{NotFound, Search, Tried};
 pub use status::{IOV, Posted, SGL, contig};
 pub use table::Symbols;

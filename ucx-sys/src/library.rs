@@ -87,7 +87,18 @@ pub struct Library {
     version: Version,
     path: Option<PathBuf>,
     module_dir: Option<PathBuf>,
+    /// `ucs_log_push_handler` of its libucs.
+    push_handler: Option<LogHook>,
 }
+
+/// The address of a function of libucs.
+#[derive(Clone, Copy, Debug)]
+struct LogHook(NonNull<c_void>);
+
+// SAFETY: INV-6, the address of code, which never changes.
+unsafe impl Send for LogHook {}
+// SAFETY: INV-6, as above.
+unsafe impl Sync for LogHook {}
 
 impl Library {
     /// Opens `path`: libucp itself or the directory that it is in. The parts of UCX beside it are
@@ -150,6 +161,7 @@ impl Library {
             version,
             path: None,
             module_dir: None,
+            push_handler: None,
         })
     }
 
@@ -176,7 +188,17 @@ impl Library {
             version,
             path,
             module_dir,
+            push_handler: dlsym(handle, c"ucs_log_push_handler").map(LogHook),
         })
+    }
+
+    /// From here on, [`said`](crate::said) returns what this library logs. It goes on logging as it
+    /// did; one that has no way to be listened to stays unheard.
+    pub fn listen(&self) {
+        if let Some(LogHook(push)) = self.push_handler {
+            // SAFETY: INV-7, the function of that name, of a library that is never closed.
+            unsafe { crate::log::hook(push) };
+        }
     }
 
     /// The table of its functions.

@@ -74,6 +74,8 @@ pub struct Warning {
 pub enum WarningCode {
     /// The profile finds no device that it is for.
     NoRdma,
+    /// This UCX lacks a module that the machine has use for.
+    NoModule,
     /// EFA on a kernel from 6.8 on.
     EfaKernel,
     /// This UCX has no transport for EFA.
@@ -99,7 +101,7 @@ pub enum WarningCode {
 }
 
 impl Warning {
-    pub(super) fn new(code: WarningCode, text: impl Into<String>) -> Self {
+    pub(crate) fn new(code: WarningCode, text: impl Into<String>) -> Self {
         let text = text.into();
         Self { code, text }
     }

@@ -3,6 +3,7 @@
 //! Read `docs/ucx.md` first. Whoever has something for the engine leaves an [`Order`] and takes
 //! the turn; if another thread has it, that one goes round once more.
 
+mod blame;
 mod close;
 mod conn;
 mod foreign;
@@ -292,7 +293,7 @@ impl Engine {
     /// is kept for good: UCX may still touch it.
     pub(crate) fn finish(self: &Arc<Self>, patience: Duration) {
         let until = Instant::now() + patience;
-        while self.orders_left() || !self.state.lock().conns.is_empty() {
+        while self.has_unfinished() {
             if Instant::now() >= until {
                 let left = self.state.lock().conns.len();
                 tracing::error!(
@@ -316,8 +317,12 @@ impl Engine {
         }
     }
 
-    fn orders_left(&self) -> bool {
-        !self.orders.lock().is_empty()
+    /// Whether something is to be done, told or looked at yet. Connections in these lists keep the
+    /// engine, which would stay for good.
+    fn has_unfinished(&self) -> bool {
+        let state = self.state.lock();
+        let over = state.conns.is_empty() && state.upcalls.is_empty() && state.timed.is_empty();
+        !over || !self.orders.lock().is_empty()
     }
 
     /// This engine, unless it is being dropped.

@@ -17,7 +17,7 @@ use nixl_core::{
 };
 use parking_lot::Mutex;
 
-use super::{Conn, Engine, INLINE_BYTES, Order, State, Upcall, mailbox::Event};
+use super::{Conn, Engine, INLINE_BYTES, Order, State, Upcall, blame::name_memory, mailbox::Event};
 use crate::{
     imports::{Grant, Slot},
     keys::Key,
@@ -415,7 +415,8 @@ impl Engine {
         let Some(token) = run.token.take() else {
             return;
         };
-        let result = run.why.take().map_or(Ok(()), Err);
+        let why = run.why.take().map(|why| name_memory(&rma.plan, why));
+        let result = why.map_or(Ok(()), Err);
         rma.conn.inner.lock().posts -= 1;
         let conn = rma.conn.clone();
         state

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use nixl_core::{Result, backend::Endpoint as _, mem::Access};
+use nixl_core::{Error, Result, backend::Endpoint as _, error::fail, mem::Access};
 
 use super::{
     Caller, Conn, Engine, MESSAGES, Order, State, Upcall, close::as_end, conn::Whose,
@@ -183,8 +183,7 @@ impl Engine {
         };
         conn.inner.lock().answered = true;
         let why = status.error(entered.api(), "the connection failed");
-        let text = why.message();
-        let why = gone(format!("{text}; the peer died, closed or was cut off"));
+        let why = gone(why.message().to_owned());
         self.fail(state, entered, &conn, why);
     }
 
@@ -244,7 +243,7 @@ impl Engine {
         let Import { id, key, addr, len } = *import;
         let granted = self.ctx.resolve(&key, addr, len, Access::Read);
         let granted = granted.and_then(|pin| {
-            let key = self.keys().get(pin.id())?;
+            let key = self.keys().get(pin.id()).map_err(as_ours)?;
             let writable = pin.is_writable();
             let key = &key.packed;
             Ok(Grant { id, writable, key }.encode())
@@ -333,6 +332,17 @@ impl Engine {
             }
         }
     }
+}
+
+/// Why a region of ours cannot be used, as the peer is to read it.
+fn as_ours(why: Error) -> Error {
+    fail(
+        why.kind(),
+        format!(
+            "its owner's UCX has no registration of it: {}",
+            why.message()
+        ),
+    )
 }
 
 impl Upcall {

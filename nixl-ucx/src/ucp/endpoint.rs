@@ -10,6 +10,7 @@ use super::{
     Api, MemHandle, Status, am,
     am::{Sink, Way},
     request::{Done, Params, Parcel, Posted, Tally, launch, mask},
+    status::{forget_words, words},
     worker::{Entered, Grave, Inner, argument},
 };
 use crate::fault::unsupported;
@@ -54,6 +55,7 @@ unsafe extern "C" fn failed(arg: *mut c_void, _: sys::ucp_ep_h, status: sys::ucs
 impl Endpoint {
     pub(super) fn new(entered: &Entered<'_>, address: &[u8], tag: u64) -> Result<Self> {
         let (api, worker) = (entered.api(), entered.inner);
+        forget_words();
         let watcher = Box::new(Watcher {
             tag,
             sink: worker.sink.clone(),
@@ -70,10 +72,11 @@ impl Endpoint {
         // `params` and `raw` outlive the call.
         let status = unsafe { (api.fns().ucp_ep_create)(worker.raw, &params, &mut raw) };
         match Status::of(status) {
-            Status::UNREACHABLE => Err(unsupported(
+            Status::UNREACHABLE => Err(unsupported(format!(
                 "UCX finds no transport that both sides have and that reports failures; compare \
-                 UCX_TLS and UCX_NET_DEVICES on both sides",
-            )),
+                 UCX_TLS and UCX_NET_DEVICES on both sides{}",
+                words()
+            ))),
             status => status
                 .ok()
                 .map_err(|s| s.error(api, "connecting to the peer's worker")),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use nixl_core::{ErrorKind, Result, error::fail};
 use ucx_sys as sys;
 
-use super::Status;
+use super::{Status, status::forget_words};
 
 /// The functions of one loaded libucp.
 #[derive(Clone)]
@@ -126,6 +126,8 @@ impl Drop for Config<'_> {
 impl Context {
     /// A context with `settings`; also returns the names of those that this libucp does not take.
     pub(crate) fn new(api: &Api, settings: &Settings) -> Result<(Self, Vec<String>)> {
+        api.library().listen();
+        forget_words();
         let config = Config::read(api)?;
         let refused = settings
             .iter()
@@ -170,6 +172,7 @@ impl Context {
     ///
     /// The memory stays allocated for as long as the handle lives.
     pub(crate) unsafe fn register(&self, addr: u64, len: u64) -> Result<MemHandle> {
+        forget_words();
         // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
         let mut params: sys::ucp_mem_map_params_t = unsafe { std::mem::zeroed() };
         params.field_mask = field::MAP;

@@ -60,8 +60,8 @@ impl Status {
 
     fn kind(self) -> ErrorKind {
         match self.0 {
-            // NO_RESOURCE, NO_MEMORY, EXCEEDS_LIMIT
-            -2 | -4 | -21 => ErrorKind::Exhausted,
+            // NO_RESOURCE, NO_MEMORY, SHMEM_SEGMENT, EXCEEDS_LIMIT
+            -2 | -4 | -17 | -21 => ErrorKind::Exhausted,
             // UNREACHABLE, SOME_CONNECTS_FAILED, CANCELED, REJECTED, NOT_CONNECTED,
             // CONNECTION_RESET, link and endpoint failures
             -6 | -13 | -16 | -25..=-23 | -89..=-40 => ErrorKind::PeerGone,
@@ -72,10 +72,43 @@ impl Status {
         }
     }
 
-    /// An error that says what failed, in UCX's words.
-    pub(crate) fn error(self, api: &Api, what: impl fmt::Display) -> Error {
-        fail(self.kind(), format!("{what}: UCX: {}", api.describe(self)))
+    /// What to do about it.
+    fn advice(self) -> &'static str {
+        match self.kind() {
+            ErrorKind::Exhausted => {
+                "; memory, descriptors or queues ran out: raise the limits (ulimit -l, ulimit -n, \
+                 /dev/shm), or use fewer regions and peers"
+            }
+            ErrorKind::PeerGone => {
+                "; the peer died, closed or was cut off: post again once it is back"
+            }
+            ErrorKind::Unsupported => "; compare UCX_TLS and UCX_NET_DEVICES on both sides",
+            ErrorKind::Timeout => "; the peer is stopped or too slow",
+            _ => "; UCX_LOG_LEVEL=info says more",
+        }
     }
+
+    /// An error that says what failed, in UCX's words, and what to do.
+    pub(crate) fn error(self, api: &Api, what: impl fmt::Display) -> Error {
+        let (why, advice) = (api.describe(self), self.advice());
+        let text = format!("{what}: UCX: {why}{advice}{}", words());
+        fail(self.kind(), text)
+    }
+}
+
+/// What UCX has logged on this thread since [`forget_words`]: why, where a status says only what.
+pub(super) fn words() -> String {
+    let mut said = sys::said();
+    said.dedup();
+    match said.is_empty() {
+        true => String::new(),
+        false => format!(" (UCX says: {})", said.join("; ")),
+    }
+}
+
+/// What UCX says from here on belongs to the calls that follow.
+pub(super) fn forget_words() {
+    drop(sys::said());
 }
 
 impl fmt::Display for Status {

@@ -1,6 +1,6 @@
 //! Workers and what belongs to one: endpoints, remote keys, operations.
 
-use std::{ffi::c_void, os::fd::BorrowedFd, ptr, sync::Arc};
+use std::{ffi::c_void, fs::File, os::fd::BorrowedFd, ptr, sync::Arc};
 
 use bytes::Bytes;
 use nixl_core::{Error, ErrorKind, Result, error::fail};
@@ -9,8 +9,9 @@ use ucx_sys as sys;
 
 use super::{
     Api, Context, Status,
-    am::{Receiver, Sink},
+    am::{Receiver, Reply, Sink},
     endpoint::{Endpoint, RemoteKey, Watcher},
+    status::forget_words,
 };
 
 /// A worker: one set of transports, their progress, and the address under which peers find them.
@@ -49,10 +50,46 @@ pub(crate) struct Entered<'a> {
     _lock: ReentrantMutexGuard<'a, ()>,
 }
 
+/// File descriptors of a worker, and of each transport and device.
+const DESCRIPTORS: [usize; 2] = [8, 4];
+
+/// Errors with `Exhausted` where a worker may run out of descriptors while it is made. UCX 1.22 does
+/// not come back from that: its clean-up waits for a lock that was not made yet.
+fn check_descriptors(resources: usize) -> Result<()> {
+    let wanted = DESCRIPTORS[0] + DESCRIPTORS[1] * resources;
+    let spare = std::iter::from_fn(|| File::open("/").ok());
+    let spare = spare.take(wanted).collect::<Vec<_>>().len();
+    if spare == wanted {
+        return Ok(());
+    }
+    Err(fail(
+        ErrorKind::Exhausted,
+        format!(
+            "a UCX worker needs {wanted} file descriptors and this process may open {spare} more: \
+             raise the limit (ulimit -n)"
+        ),
+    ))
+}
+
 impl Worker {
+    /// Makes a worker and drops it: what a machine lacks is seen while the agent can still go on
+    /// with other backends.
+    ///
+    /// Errors: as [`Worker::new`].
+    pub(crate) fn check(context: &Context) -> Result<()> {
+        struct Nobody;
+        impl Sink for Nobody {
+            fn received(&self, _: u32, _: &[u8], _: &[u8], _: &Reply<'_>) {}
+            fn failed(&self, _: u64, _: Status) {}
+        }
+        Self::new(context, Arc::new(Nobody), &[]).map(drop)
+    }
+
     /// A worker that hands active messages with number `ids` to `sink`.
     pub(crate) fn new(context: &Context, sink: Arc<dyn Sink>, ids: &[u32]) -> Result<Self> {
         let api = context.api();
+        check_descriptors(context.resources().len())?;
+        forget_words();
         // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
         let mut params: sys::ucp_worker_params_t = unsafe { std::mem::zeroed() };
         params.field_mask = sys::ucp_worker_params_field::UCP_WORKER_PARAM_FIELD_THREAD_MODE
@@ -87,6 +124,7 @@ impl Worker {
             inner: &self.0,
             _lock: lock,
         };
+        forget_words();
         entered.bury();
         entered
     }

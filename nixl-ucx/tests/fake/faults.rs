@@ -11,22 +11,22 @@ use nixl_core::{ErrorKind, Op};
 use super::{fake, world::with};
 use ucx_sys::ucs_status_t;
 
-const THREADS: Progress = Progress::Threads { copy_threads: 2 };
+pub(crate) const THREADS: Progress = Progress::Threads { copy_threads: 2 };
 
-fn rig(progress: Progress) -> Rig {
+pub(crate) fn rig(progress: Progress) -> Rig {
     Rig::new(Box::new(|| std::sync::Arc::new(fake())), "ucx", progress)
 }
 
 /// A READ or WRITE of 300 scattered blocks, with its source filled.
-struct Move {
-    local: Spread,
-    remote: Spread,
-    op: std::sync::Arc<TestOp>,
-    kind: Op,
+pub(crate) struct Move {
+    pub(crate) local: Spread,
+    pub(crate) remote: Spread,
+    pub(crate) op: std::sync::Arc<TestOp>,
+    pub(crate) kind: Op,
 }
 
 impl Move {
-    fn new(rig: &Rig, link: &Link, kind: Op) -> Self {
+    pub(crate) fn new(rig: &Rig, link: &Link, kind: Op) -> Self {
         let spread =
             |node, seed| Spread::new(node, &[Memory::Heap], Layout::Random, (300, 512), seed);
         let (local, remote) = (spread(&link.from, 1), spread(&link.to, 2));
@@ -47,12 +47,12 @@ impl Move {
         }
     }
 
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         self.local.check(7, "here");
         self.remote.check(7, "there");
     }
 
-    fn target(&self) -> &Spread {
+    pub(crate) fn target(&self) -> &Spread {
         match self.kind {
             Op::Read => &self.local,
             Op::Write => &self.remote,
@@ -60,7 +60,7 @@ impl Move {
     }
 }
 
-fn set_hold(hold: bool) {
+pub(crate) fn set_hold(hold: bool) {
     with(|world| {
         world.faults.hold = hold;
         world.ring();
@@ -68,7 +68,7 @@ fn set_hold(hold: bool) {
 }
 
 /// Ends the nodes and what the test `held`, and sees that libucp got back all that it gave out.
-fn finish(rig: Rig, held: impl Sized) {
+pub(crate) fn finish(rig: Rig, held: impl Sized) {
     rig.finish();
     drop(held);
     let left = with(|world| world.left());
@@ -167,7 +167,7 @@ fn in_flight_on_all(endpoints: usize) -> bool {
 }
 
 /// The second worker that was made: that of the first link's target.
-fn peer_of_first() -> usize {
+pub(crate) fn peer_of_first() -> usize {
     let mut workers: Vec<_> = with(|world| world.workers.keys().copied().collect());
     workers.sort_unstable();
     workers[1]

@@ -83,16 +83,23 @@ pub(crate) unsafe extern "C" fn ucp_mem_map(
     let params = unsafe { &*params };
     let span = (params.address.expose_provenance(), params.length);
     with(|world| {
+        if let Some(refused) = world.faults.map {
+            return refused;
+        }
         let number = world.number();
         world.memory.insert(number, span);
         give(memory, handle(number));
-    });
-    OK
+        OK
+    })
 }
 
 pub(crate) unsafe extern "C" fn ucp_mem_unmap(_: ucp_context_h, memory: ucp_mem_h) -> ucs_status_t {
-    let known = with(|world| world.memory.remove(&number(memory)));
-    assert!(known.is_some(), "memory is deregistered once");
+    with(|world| {
+        let users = world.users_of(number(memory));
+        assert_eq!(users, 0, "memory is deregistered under operations");
+        let known = world.memory.remove(&number(memory));
+        assert!(known.is_some(), "memory is deregistered once");
+    });
     OK
 }
 
@@ -138,6 +145,10 @@ pub(crate) unsafe extern "C" fn ucp_ep_rkey_unpack(
 }
 
 pub(crate) unsafe extern "C" fn ucp_rkey_destroy(key: ucp_rkey_h) {
-    let known = with(|world| world.keys.remove(&number(key)));
-    assert!(known.is_some(), "a key is destroyed once");
+    with(|world| {
+        let users = world.users_of(number(key));
+        assert_eq!(users, 0, "a key is destroyed under operations");
+        let known = world.keys.remove(&number(key));
+        assert!(known.is_some(), "a key is destroyed once");
+    });
 }

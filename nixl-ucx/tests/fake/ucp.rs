@@ -157,8 +157,13 @@ unsafe extern "C" fn ucp_worker_create(
     _: *const ucp_worker_params_t,
     worker: *mut ucp_worker_h,
 ) -> ucs_status_t {
-    give(worker, handle(with(|world| world.add_worker())));
-    OK
+    with(|world| match world.faults.worker {
+        Some(refused) => refused,
+        None => {
+            give(worker, handle(world.add_worker()));
+            OK
+        }
+    })
 }
 
 /// An address: header, the worker's number as its uuid, no device.
@@ -227,17 +232,13 @@ unsafe extern "C" fn ucp_worker_set_am_recv_handler(
 unsafe extern "C" fn ucp_worker_progress(worker: ucp_worker_h) -> c_uint {
     let worker = number(worker);
     let work = with(|world| {
-        let hold = world.faults.hold;
         let found = world.workers.get_mut(&worker).expect("the worker lives");
-        match found.work.pop_front() {
-            Some(work) => Some(work),
-            None if hold => None,
-            None => {
-                let op = found.operations.pop_front()?;
-                let status = super::carry_out(world, &op);
-                Some(Work::Done(op.callback, status))
-            }
+        if let Some(work) = found.work.pop_front() {
+            return Some(work);
         }
+        let op = world.next_operation(worker)?;
+        let status = super::carry_out(world, &op);
+        Some(Work::Done(op.callback, status))
     });
     let Some(work) = work else { return 0 };
     match work {
@@ -254,6 +255,7 @@ unsafe extern "C" fn ucp_worker_progress(worker: ucp_worker_h) -> c_uint {
 }
 
 fn finish(callback: Callback, status: ucs_status_t) {
+    with(|world| world.uses.remove(&callback.request));
     let Some(call) = callback.call else { return };
     let data = ptr::with_exposed_provenance_mut(callback.data);
     // SAFETY: INV-7, the callback that came with the operation, called once.
@@ -263,13 +265,13 @@ fn finish(callback: Callback, status: ucs_status_t) {
 fn tell_failure(endpoint: usize) {
     let found = with(|world| {
         let found = world.endpoints.get(&endpoint)?;
-        Some((found.handler?, found.argument))
+        Some((found.handler?, found.argument, world.faults.breach))
     });
-    let Some((call, argument)) = found else {
+    let Some((call, argument, breach)) = found else {
         return;
     };
     let argument = ptr::with_exposed_provenance_mut(argument);
-    let status = ucs_status_t::UCS_ERR_CONNECTION_RESET;
+    let status = breach.unwrap_or(ucs_status_t::UCS_ERR_CONNECTION_RESET);
     // SAFETY: INV-7, the handler of a live endpoint.
     unsafe { call(argument, handle(endpoint), status) };
 }
@@ -304,6 +306,9 @@ unsafe extern "C" fn ucp_ep_create(
     params: *const ucp_ep_params_t,
     endpoint: *mut ucp_ep_h,
 ) -> ucs_status_t {
+    if let Some(refused) = with(|world| world.faults.connect) {
+        return refused;
+    }
     // SAFETY: INV-5, the caller's structure.
     let params = unsafe { &*params };
     let address = copied(params.address.cast(), 9);
@@ -354,6 +359,7 @@ unsafe extern "C" fn ucp_ep_flush_nbx(
     // Behind whatever was begun: a get of nothing.
     take(Operation {
         endpoint: number(endpoint),
+        peer: 0,
         get: true,
         local: 0,
         len: 0,
@@ -364,10 +370,12 @@ unsafe extern "C" fn ucp_ep_flush_nbx(
     })
 }
 
-fn take(op: Operation) -> ucs_status_ptr_t {
+fn take(mut op: Operation) -> ucs_status_ptr_t {
     with(|world| {
+        world.uses.insert(op.callback.request, (op.memory, op.key));
         let endpoint = &world.endpoints[&op.endpoint];
         let worker = endpoint.worker;
+        op.peer = endpoint.peer;
         if endpoint.broken {
             world.at(
                 worker,
@@ -387,18 +395,14 @@ fn begin(
     (remote, key): (u64, ucp_rkey_h),
     param: *const ucp_request_param_t,
 ) -> ucs_status_ptr_t {
-    let refused = with(|world| {
-        let refused = world.faults.no_resource > 0;
-        world.faults.no_resource -= usize::from(refused);
-        refused
-    });
-    if refused {
-        return failure(ucs_status_t::UCS_ERR_NO_RESOURCE);
+    if let Some(refusal) = with(|world| world.refusal()) {
+        return failure(refusal);
     }
     // SAFETY: INV-5, the caller's structure.
     let memory = number(unsafe { (*param).memh });
     take(Operation {
         endpoint: number(endpoint),
+        peer: 0,
         get,
         local,
         len,

@@ -20,14 +20,26 @@ use ucx_sys::{
 pub(crate) struct Faults {
     /// So many one-sided operations are refused for lack of room.
     pub(crate) no_resource: usize,
+    /// So many are taken, and the next one is refused for this reason.
+    pub(crate) refuse_after: Option<(usize, ucs_status_t)>,
     /// Operations are taken and not carried out.
     pub(crate) hold: bool,
-    /// What operations end with, in place of their own status.
+    /// Those to this worker are not either, nor do they end with their endpoint: they end late.
+    pub(crate) stuck: Option<usize>,
+    /// What operations of more bytes than a probe end with, in place of their own status.
     pub(crate) status: Option<ucs_status_t>,
     /// So many attempts to arm a worker find it busy.
     pub(crate) busy_arms: usize,
     /// No key can be unpacked.
     pub(crate) refuse_keys: bool,
+    /// No memory can be registered, for this reason.
+    pub(crate) map: Option<ucs_status_t>,
+    /// No worker can be made, for this reason.
+    pub(crate) worker: Option<ucs_status_t>,
+    /// No endpoint can be made, for this reason.
+    pub(crate) connect: Option<ucs_status_t>,
+    /// Why endpoints break; `None`: their peer closed them.
+    pub(crate) breach: Option<ucs_status_t>,
 }
 
 /// A C function's argument, as a number.
@@ -45,6 +57,8 @@ pub(crate) struct Callback {
 #[derive(Clone, Copy)]
 pub(crate) struct Operation {
     pub(crate) endpoint: usize,
+    /// The worker at its other end.
+    pub(crate) peer: usize,
     pub(crate) get: bool,
     pub(crate) local: Pointer,
     pub(crate) len: usize,
@@ -94,6 +108,8 @@ pub(crate) struct World {
     pub(crate) keys: HashMap<usize, usize>,
     pub(crate) contexts: HashSet<usize>,
     pub(crate) requests: HashSet<usize>,
+    /// Registration and key that each request uses until its callback begins.
+    pub(crate) uses: HashMap<usize, (usize, usize)>,
 }
 
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
@@ -149,6 +165,29 @@ impl World {
             .collect()
     }
 
+    /// Requests that use this registration or key.
+    pub(crate) fn users_of(&self, handle: usize) -> usize {
+        let uses = self.uses.values();
+        uses.filter(|(m, k)| *m == handle || *k == handle).count()
+    }
+
+    /// Why a one-sided operation is refused at once, if it is.
+    pub(crate) fn refusal(&mut self) -> Option<ucs_status_t> {
+        let faults = &mut self.faults;
+        if faults.no_resource > 0 {
+            faults.no_resource -= 1;
+            return Some(ucs_status_t::UCS_ERR_NO_RESOURCE);
+        }
+        match &mut faults.refuse_after {
+            None => None,
+            Some((0, _)) => faults.refuse_after.take().map(|(_, status)| status),
+            Some((more, _)) => {
+                *more -= 1;
+                None
+            }
+        }
+    }
+
     /// Wakes every worker.
     pub(crate) fn ring(&self) {
         for worker in self.workers.values() {
@@ -158,8 +197,20 @@ impl World {
 
     /// Whether a worker has something to do.
     pub(crate) fn is_busy(&self, worker: usize) -> bool {
-        let worker = &self.workers[&worker];
-        !worker.work.is_empty() || (!self.faults.hold && !worker.operations.is_empty())
+        let found = &self.workers[&worker];
+        !found.work.is_empty() || found.operations.iter().any(|op| self.may_go(op))
+    }
+
+    /// Whether an operation may be carried out.
+    fn may_go(&self, op: &Operation) -> bool {
+        !self.faults.hold && self.faults.stuck != Some(op.peer)
+    }
+
+    /// Takes the next operation that may be carried out.
+    pub(crate) fn next_operation(&mut self, worker: usize) -> Option<Operation> {
+        let operations = &self.workers[&worker].operations;
+        let at = operations.iter().position(|op| self.may_go(op))?;
+        self.workers.get_mut(&worker)?.operations.remove(at)
     }
 
     /// Breaks every endpoint of a worker, as if its peers had died.
@@ -188,7 +239,8 @@ impl World {
         let Some(found) = self.workers.get_mut(&worker) else {
             return;
         };
-        let mine = |op: &Operation| op.endpoint == endpoint;
+        let stuck = self.faults.stuck;
+        let mine = |op: &Operation| op.endpoint == endpoint && stuck != Some(op.peer);
         let ended: Vec<_> = found.operations.iter().copied().filter(mine).collect();
         found.operations.retain(|op| !mine(op));
         for op in ended {
