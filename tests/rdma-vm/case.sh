@@ -75,4 +75,28 @@ agents() {
     moved=$(($(packets) - before))
 }
 
+# Waits until RDMA device $1 has a link.
+await_active() {
+    until [ "$(cat "/sys/class/infiniband/$1/ports/1/state")" = "4: ACTIVE" ]; do
+        /run/busybox usleep 20000
+    done
+}
+
+# A benchmark of 64 MiB a round from rxe1 against a target on rxe0; comes back when 32 MiB have
+# crossed, so that what is moving then is its data. Leaves $server, $client, and both outputs.
+bench_against_target() {
+    local before
+    UCX_NET_DEVICES=rxe0:1 "$NIXL" bench --backend ucx --listen 127.0.0.1:7000 > target 2>&1 &
+    server=$!
+    await_port 7000 "$server"
+    UCX_NET_DEVICES=rxe1:1 "$NIXL" bench --backend ucx --connect 127.0.0.1:7000 --op "$1" \
+        --block 1048576 --count 64 --iters 1000 > report 2>&1 &
+    client=$!
+    before=$(packets)
+    until [ $(($(packets) - before)) -gt 8192 ]; do
+        kill -0 "$client" 2>/dev/null || { cat report target; fail "$1 ended too early"; }
+        /run/busybox usleep 20000
+    done
+}
+
 . "$HERE/cases/$script.sh"

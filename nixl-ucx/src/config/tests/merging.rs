@@ -87,20 +87,20 @@ fn registration_is_said_as_each_version_says_it() {
         (
             &none,
             DEBIAN,
-            &["IB_REG_METHODS=direct", "RCACHE_ENABLE=n"][..],
+            &["REG_METHODS=direct", "RCACHE_ENABLE=n"][..],
             false,
         ),
         (&none, NEW, &["RCACHE_ENABLE=n"], false),
         (
             &guide,
             DEBIAN,
-            &["IB_REG_METHODS=odp,rcache", "RCACHE_ENABLE=try"],
+            &["REG_METHODS=odp,rcache", "RCACHE_ENABLE=try"],
             true,
         ),
         (
             &guide,
             Some((1, 15)),
-            &["IB_REG_METHODS=odp,rcache", "RCACHE_ENABLE=try"],
+            &["REG_METHODS=odp,rcache", "RCACHE_ENABLE=try"],
             true,
         ),
         (
