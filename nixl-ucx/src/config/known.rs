@@ -102,7 +102,7 @@ const LEVELS: [&str; 12] = [
 ];
 
 /// All that we know, in the order in which they are applied and reported.
-pub(super) const KNOWN: [Known; 15] = [
+pub(super) const KNOWN: [Known; 16] = [
     Known::new("TLS", tls::ALLOWED, |v| tls::Tls::parse(v).is_ok()),
     Known::new(
         "NET_DEVICES",
@@ -115,6 +115,11 @@ pub(super) const KNOWN: [Known; 15] = [
         |v| is_one_of(v, &SCHEMES),
     ),
     Known::new("RNDV_THRESH", MEMORY, is_threshold),
+    Known::new(
+        "ZCOPY_THRESH",
+        "bytes (8192, 8k, 1mb), 0, inf or auto",
+        is_memory_units,
+    ),
     Known::new(
         "IB_REG_METHODS",
         "odp, rcache, direct, separated by commas, best first",

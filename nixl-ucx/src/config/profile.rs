@@ -64,11 +64,17 @@ impl Profile {
 
     /// Its other settings, with the reason for each.
     pub(super) fn settings(self) -> &'static [(&'static str, &'static str, &'static str)] {
+        const ZCOPY: (&str, &str, &str) = (
+            "ZCOPY_THRESH",
+            "8192",
+            "without a cache UCX counts a registration for each block, though ours are registered",
+        );
         const PULL: &str = "the receiver pulls large messages, without copies";
         match self {
             Self::Rdma => &[
                 ("RNDV_SCHEME", "get_zcopy", PULL),
                 ("RNDV_THRESH", "0", "data is always large"),
+                ZCOPY,
             ],
             Self::Staged => &[
                 ("RNDV_SCHEME", "get_zcopy", PULL),
@@ -77,6 +83,7 @@ impl Profile {
                     "inf",
                     "no GPU memory is registered for messages",
                 ),
+                ZCOPY,
             ],
             Self::Efa => &[
                 (

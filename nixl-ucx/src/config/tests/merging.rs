@@ -20,7 +20,8 @@ fn the_environment_wins_over_the_configuration_and_that_over_the_profile() {
         ("MY_UCX_TLS", "dc"),
     ];
     let plan = plan_of(&tree, &config, &vars);
-    assert_eq!(told(&plan), ["RNDV_THRESH=64k", "RCACHE_ENABLE=n"]);
+    let expected = ["RNDV_THRESH=64k", "ZCOPY_THRESH=8192", "RCACHE_ENABLE=n"];
+    assert_eq!(told(&plan), expected);
     let tls = plan.report.setting("TLS").unwrap();
     assert_eq!(
         (tls.value.as_str(), tls.origin),
@@ -39,7 +40,7 @@ fn the_environment_wins_over_the_configuration_and_that_over_the_profile() {
 #[test]
 fn known_settings_come_in_their_order_and_others_by_name() {
     let config = config(&[
-        ("ZCOPY_THRESH", "1"),
+        ("UNIFIED_MODE", "n"),
         ("LOG_LEVEL", "debug"),
         ("MAX_RMA_RAILS", "2"),
         ("TLS", "posix"),
@@ -51,7 +52,7 @@ fn known_settings_come_in_their_order_and_others_by_name() {
         "CMA_MEMORY_INVALIDATE=y",
         "LOG_LEVEL=debug",
         "MAX_RMA_RAILS=2",
-        "ZCOPY_THRESH=1",
+        "UNIFIED_MODE=n",
     ];
     assert_eq!(told(&plan), expected);
 }
@@ -129,7 +130,7 @@ fn registration_is_said_as_each_version_says_it() {
     ] {
         let machine = Tree::infiniband().read();
         let plan = plan(&machine, config, &env(&[]), version).unwrap();
-        assert_eq!(told(&plan)[3..], *expected, "{version:?}");
+        assert_eq!(told(&plan)[4..], *expected, "{version:?}");
         assert_eq!(plan.report.registration_cache, cached, "{version:?}");
     }
 }

@@ -57,10 +57,11 @@ fn codes(plan: &Plan) -> Vec<WarningCode> {
 }
 
 /// Without an NVIDIA driver.
-const RDMA: [&str; 3] = [
+const RDMA: [&str; 4] = [
     "TLS=rc_x,rc,dc_x,dc",
     "RNDV_SCHEME=get_zcopy",
     "RNDV_THRESH=0",
+    "ZCOPY_THRESH=8192",
 ];
 
 #[test]
@@ -99,7 +100,7 @@ fn infiniband_without_gpu_direct_stages() {
     let plan = default_plan(&tree);
     assert_eq!(plan.report.profile, Profile::Staged);
     let tls = "TLS=rc_x,rc,dc_x,dc,cuda_copy,cuda_ipc";
-    let expected = [tls, RDMA[1], "RNDV_THRESH=inf", "RCACHE_ENABLE=n"];
+    let expected = [tls, RDMA[1], "RNDV_THRESH=inf", RDMA[3], "RCACHE_ENABLE=n"];
     assert_eq!(told(&plan), expected);
     let GpuMemory::Staged(why) = &plan.report.gpu else {
         panic!("{:?}", plan.report.gpu)
@@ -191,6 +192,7 @@ fn soft_roce_is_rdma_without_gpu_direct() {
         "TLS=rc",
         RDMA[1],
         RDMA[2],
+        RDMA[3],
         "RCACHE_ENABLE=n",
         "IB_GID_INDEX=1",
         "RC_RETRY_COUNT=6",

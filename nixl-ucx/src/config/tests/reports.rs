@@ -30,6 +30,9 @@ settings
       profile: the receiver pulls large messages, without copies
   RNDV_THRESH=0
       profile: data is always large
+  ZCOPY_THRESH=8192
+      profile: without a cache UCX counts a registration for each block, though
+      ours are registered
   RCACHE_ENABLE=n
       profile: no registration cache: deregistering fences
   IB_GID_INDEX=3
