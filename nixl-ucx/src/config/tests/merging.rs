@@ -142,7 +142,7 @@ fn the_users_registration_methods_are_translated() {
     let vars = [("UCX_IB_REG_METHODS", "odp,rcache")];
     let plan = plan_of(&tree, &UcxConfig::default(), &vars);
     let expected = ["RCACHE_ENABLE=try", "REG_NONBLOCK_MEM_TYPES=host"];
-    assert_eq!(told(&plan)[3..], expected);
+    assert_eq!(told(&plan)[4..], expected);
     let setting = plan.report.setting("IB_REG_METHODS").unwrap();
     let why = setting.ignored.as_deref().unwrap();
     assert!(
@@ -187,11 +187,7 @@ fn strict_takes_tcp_and_sysv_out_of_every_profile() {
     for (tree, wanted, tls) in [
         (Tree::infiniband(), Profile::Rdma, RDMA[0]),
         (Tree::infiniband(), Profile::Staged, RDMA[0]),
-        (
-            Tree::efa("6.8.0", "24.04"),
-            Profile::Efa,
-            "TLS=srd,cuda_copy",
-        ),
+        (Tree::efa("6.8.0", "24.04"), Profile::Efa, "TLS=srd"),
         (Tree::none(), Profile::Local, "TLS=cma,self"),
     ] {
         let config = UcxConfig {
