@@ -6,7 +6,12 @@ scratch=$(mktemp -d /run/case.XXXXXX)
 cd "$scratch"
 
 result() { echo "RESULT $*"; }
-fail() { echo "FAIL $*"; exit 1; }
+fail() {
+    echo "FAIL $*"
+    # A server that stays would answer the next case.
+    kill -9 $(jobs -p) 2>/dev/null || true
+    exit 1
+}
 
 # The UCX of this case, for our own programs; $perftest and $info are Debian's always.
 use_ucx() {
@@ -75,11 +80,12 @@ agents() {
     moved=$(($(packets) - before))
 }
 
-# Waits until RDMA device $1 has a link.
-await_active() {
-    until [ "$(cat "/sys/class/infiniband/$1/ports/1/state")" = "4: ACTIVE" ]; do
-        /run/busybox usleep 20000
-    done
+# Drops every packet between the devices, in both directions, until `mend_wire`.
+cut_wire() {
+    for i in 0 1; do tc qdisc add dev "veth$i" root netem loss 100%; done
+}
+mend_wire() {
+    for i in 0 1; do tc qdisc del dev "veth$i" root 2>/dev/null || true; done
 }
 
 # A benchmark of 64 MiB a round from rxe1 against a target on rxe0; comes back when 32 MiB have
@@ -99,4 +105,5 @@ bench_against_target() {
     done
 }
 
+mend_wire
 . "$HERE/cases/$script.sh"

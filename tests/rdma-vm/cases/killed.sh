@@ -11,7 +11,7 @@ for op in read write; do
     cat report
     [ "$rc" -eq 1 ] || fail "$op: exit status $rc"
     grep -q 'error: PeerGone' report || fail "$op: the error does not say that the peer is gone"
-    [ "$ms" -le 25000 ] || fail "$op: noticed after $ms ms"
+    [ "$ms" -le 35000 ] || fail "$op: noticed after $ms ms"
     notes="${notes:-}${notes:+; }$op noticed after $ms ms"
     wait "$server" 2>/dev/null || true
 done
