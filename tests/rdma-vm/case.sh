@@ -6,7 +6,12 @@ scratch=$(mktemp -d /run/case.XXXXXX)
 cd "$scratch"
 
 result() { echo "RESULT $*"; }
-fail() { echo "FAIL $*"; exit 1; }
+fail() {
+    echo "FAIL $*"
+    # A server that stays would answer the next case.
+    kill -9 $(jobs -p) 2>/dev/null || true
+    exit 1
+}
 
 # The UCX of this case, for our own programs; $perftest and $info are Debian's always.
 use_ucx() {
@@ -75,4 +80,30 @@ agents() {
     moved=$(($(packets) - before))
 }
 
+# Drops every packet between the devices, in both directions, until `mend_wire`.
+cut_wire() {
+    for i in 0 1; do tc qdisc add dev "veth$i" root netem loss 100%; done
+}
+mend_wire() {
+    for i in 0 1; do tc qdisc del dev "veth$i" root 2>/dev/null || true; done
+}
+
+# A benchmark of 64 MiB a round from rxe1 against a target on rxe0; comes back when 32 MiB have
+# crossed, so that what is moving then is its data. Leaves $server, $client, and both outputs.
+bench_against_target() {
+    local before
+    UCX_NET_DEVICES=rxe0:1 "$NIXL" bench --backend ucx --listen 127.0.0.1:7000 > target 2>&1 &
+    server=$!
+    await_port 7000 "$server"
+    UCX_NET_DEVICES=rxe1:1 "$NIXL" bench --backend ucx --connect 127.0.0.1:7000 --op "$1" \
+        --block 1048576 --count 64 --iters 1000 > report 2>&1 &
+    client=$!
+    before=$(packets)
+    until [ $(($(packets) - before)) -gt 8192 ]; do
+        kill -0 "$client" 2>/dev/null || { cat report target; fail "$1 ended too early"; }
+        /run/busybox usleep 20000
+    done
+}
+
+mend_wire
 . "$HERE/cases/$script.sh"

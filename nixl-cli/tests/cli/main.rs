@@ -6,4 +6,5 @@ mod demo;
 mod hosts;
 mod plan;
 mod run;
+mod ucx;
 mod usage;

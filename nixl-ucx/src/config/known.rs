@@ -102,7 +102,7 @@ const LEVELS: [&str; 12] = [
 ];
 
 /// All that we know, in the order in which they are applied and reported.
-pub(super) const KNOWN: [Known; 14] = [
+pub(super) const KNOWN: [Known; 16] = [
     Known::new("TLS", tls::ALLOWED, |v| tls::Tls::parse(v).is_ok()),
     Known::new(
         "NET_DEVICES",
@@ -115,6 +115,11 @@ pub(super) const KNOWN: [Known; 14] = [
         |v| is_one_of(v, &SCHEMES),
     ),
     Known::new("RNDV_THRESH", MEMORY, is_threshold),
+    Known::new(
+        "ZCOPY_THRESH",
+        "bytes (8192, 8k, 1mb), 0, inf or auto",
+        is_memory_units,
+    ),
     Known::new(
         "IB_REG_METHODS",
         "odp, rcache, direct, separated by commas, best first",
@@ -129,6 +134,9 @@ pub(super) const KNOWN: [Known; 14] = [
     )
     .since(1, 15),
     Known::new("IB_GID_INDEX", "auto, or 0 to 254", is_gid_index),
+    Known::new("RC_RETRY_COUNT", "0 to 7", |v| {
+        v.parse().is_ok_and(|count: u8| count <= 7)
+    }),
     Known::new("PROTO_EMULATION_ENABLE", "y or n", is_bool).since(1, 21),
     Known::new("CMA_MEMORY_INVALIDATE", "y or n", is_bool),
     Known::new(
@@ -150,6 +158,24 @@ pub(super) const KNOWN: [Known; 14] = [
     )
     .before_load(),
 ];
+
+/// First version whose `ucp_config_modify` knows a module's settings by their whole names. Before,
+/// it takes any name, and complains of these on standard output when a worker is made.
+const WHOLE_NAMES_SINCE: UcxVersion = (1, 17);
+
+/// What `ucp_config_modify` of UCX `version` knows the setting `key` by: variables always have the
+/// whole name.
+pub(super) fn name_in(key: &str, version: Option<UcxVersion>) -> &str {
+    if version.is_none_or(|version| version >= WHOLE_NAMES_SINCE) {
+        return key;
+    }
+    match key {
+        "IB_GID_INDEX" => "GID_INDEX",
+        "IB_REG_METHODS" => "REG_METHODS",
+        "CMA_MEMORY_INVALIDATE" => "MEMORY_INVALIDATE",
+        _ => key,
+    }
+}
 
 /// The known setting of this name.
 pub(super) fn known(key: &str) -> Option<&'static Known> {

@@ -11,7 +11,7 @@ use super::{
     report::{Facts, GpuMemory, Origin, Report, Setting, Warning, WarningCode},
     tls::Tls,
 };
-use crate::detect::{Fact, Machine, Memlock};
+use crate::detect::{Driver, Fact, Machine, Memlock};
 
 /// First version where emulation can be switched off.
 const STRICT_SINCE: UcxVersion = (1, 21);
@@ -71,9 +71,12 @@ pub fn plan(
     report.registration_cache = registration::is_cached(version, |key| report.in_force(key));
     warn(&mut report, machine, version);
     let ours = |s: &&Setting| s.origin != Origin::Environment && s.ignored.is_none();
-    let settings = report.settings.iter().filter(ours);
+    let settings = report.settings.iter().filter(ours).map(|s| {
+        let name = known::name_in(&s.key, version);
+        (name.to_owned(), s.value.clone())
+    });
     Ok(Plan {
-        settings: settings.map(|s| (s.key.clone(), s.value.clone())).collect(),
+        settings: settings.collect(),
         report,
     })
 }
@@ -94,6 +97,8 @@ impl Merge<'_> {
     }
 
     fn propose(&mut self, machine: &Machine, profile: Profile) {
+        let (transports, why) = profile.transports(machine);
+        self.proposals.push(("TLS", transports, why.to_owned()));
         for &(key, value, why) in profile.settings() {
             self.proposals.push((key, value.to_owned(), why.to_owned()));
         }
@@ -102,6 +107,13 @@ impl Merge<'_> {
             self.warnings.extend(gid.warnings);
             if let Some((value, why)) = gid.index {
                 self.proposals.push(("IB_GID_INDEX", value, why));
+            }
+            if machine.usable_devices().any(|d| d.driver == Driver::Rxe) {
+                let why =
+                    "7, UCX's default, is without end to Soft-RoCE: a dead peer is not noticed";
+                let value = "6".to_owned();
+                self.proposals
+                    .push(("RC_RETRY_COUNT", value, why.to_owned()));
             }
         }
         if profile == Profile::Local && self.version.is_none_or(|v| v >= CMA_SINCE) {

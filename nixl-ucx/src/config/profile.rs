@@ -8,6 +8,9 @@ use serde::Serialize;
 use super::report::{GpuMemory, Warning, WarningCode};
 use crate::detect::{Driver, Fact, Machine, RdmaDevice};
 
+/// Transports over RDMA devices, and those by which UCX recognises GPU memory.
+const RDMA: [&str; 6] = ["rc_x", "rc", "dc_x", "dc", "cuda_copy", "cuda_ipc"];
+
 /// A set of settings for a kind of machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,27 +39,53 @@ impl Profile {
         }
     }
 
-    /// Its settings, with the reason for each.
+    /// The transports that it wants and this machine may have: UCX prints a line to standard
+    /// output for each list that names others.
+    pub(super) fn transports(self, machine: &Machine) -> (String, &'static str) {
+        let (names, why): (&[&str], _) = match self {
+            Self::Rdma | Self::Staged => (&RDMA, "RDMA, and GPU memory"),
+            Self::Efa => (&["srd", "cuda_copy", "tcp"], "srd is EFA's transport"),
+            Self::Local => (
+                &["cma", "tcp", "self"],
+                "no RDMA device; of these only tcp reports failures of messages",
+            ),
+        };
+        let mut usable = machine.usable_devices();
+        let accelerated = usable.any(|device| device.driver == Driver::Mlx5);
+        let gpus = machine.nvidia.known().is_some();
+        let is_there = |name: &&&str| match **name {
+            "rc_x" | "dc_x" | "dc" => accelerated,
+            "cuda_copy" | "cuda_ipc" => gpus,
+            _ => true,
+        };
+        let names: Vec<&str> = names.iter().filter(is_there).copied().collect();
+        (names.join(","), why)
+    }
+
+    /// Its other settings, with the reason for each.
     pub(super) fn settings(self) -> &'static [(&'static str, &'static str, &'static str)] {
-        const RDMA: &str = "rc_x,rc,dc_x,dc,cuda_copy,cuda_ipc";
+        const ZCOPY: (&str, &str, &str) = (
+            "ZCOPY_THRESH",
+            "8192",
+            "without a cache UCX counts a registration for each block, though ours are registered",
+        );
         const PULL: &str = "the receiver pulls large messages, without copies";
         match self {
             Self::Rdma => &[
-                ("TLS", RDMA, "RDMA, and GPU memory"),
                 ("RNDV_SCHEME", "get_zcopy", PULL),
                 ("RNDV_THRESH", "0", "data is always large"),
+                ZCOPY,
             ],
             Self::Staged => &[
-                ("TLS", RDMA, "RDMA, and GPU memory"),
                 ("RNDV_SCHEME", "get_zcopy", PULL),
                 (
                     "RNDV_THRESH",
                     "inf",
                     "no GPU memory is registered for messages",
                 ),
+                ZCOPY,
             ],
             Self::Efa => &[
-                ("TLS", "srd,cuda_copy,tcp", "srd is EFA's transport"),
                 (
                     "RNDV_SCHEME",
                     "auto",
@@ -68,11 +97,7 @@ impl Profile {
                     "GPU memory is not registered for small messages",
                 ),
             ],
-            Self::Local => &[(
-                "TLS",
-                "cma,tcp,self",
-                "no RDMA device; of these only tcp reports failures of messages",
-            )],
+            Self::Local => &[],
         }
     }
 

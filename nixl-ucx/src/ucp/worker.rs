@@ -99,9 +99,12 @@ impl Worker {
         let mut raw = ptr::null_mut();
         // SAFETY: INV-5, the context lives, `params` and `raw` outlive the call.
         let status = unsafe { (api.fns().ucp_worker_create)(context.raw(), &params, &mut raw) };
-        Status::of(status)
-            .ok()
-            .map_err(|s| s.error(api, "creating a UCX worker"))?;
+        Status::of(status).ok().map_err(|s| {
+            s.error(
+                api,
+                "creating a UCX worker (its queues are pinned: see ulimit -l)",
+            )
+        })?;
         let receivers = ids.iter().map(|id| Receiver::new(*id, raw, api, &sink));
         let worker = Self(Arc::new(Inner {
             raw,

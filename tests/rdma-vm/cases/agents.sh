@@ -3,6 +3,7 @@ use_ucx
 for op in read write; do
     agents "$op" 32768 256 3
     echo "$report"
+    if grep -v '^{.*}$' report; then fail "standard output has more than JSON"; fi
     case $report in *'"verified":true'*) ;; *) fail "$op: bytes are wrong" ;; esac
     case $report in *'"lanes":"ucx:rc_verbs/'*) ;; *) fail "$op did not use rc_verbs: $report" ;; esac
     [ "$moved" -ge 6144 ] || fail "$op sent $moved packets for 24 MiB"

@@ -21,7 +21,7 @@ use std::process::Command;
 
 use crate::install::{self, Tool};
 use crate::report::Skip;
-use crate::shell;
+use crate::{rdma, shell};
 
 /// One step of `cargo xtask test`.
 pub(crate) struct Check {
@@ -174,6 +174,12 @@ pub(crate) const CHECKS: &[Check] = &[
         about: "crates with unsafe code under AddressSanitizer",
         needs: &[install::NEXTEST],
         run: asan::run,
+    },
+    Check {
+        name: "rdma",
+        about: "our programs over RDMA verbs, in a virtual machine",
+        needs: install::RDMA,
+        run: rdma::check,
     },
     Check {
         name: "fuzz",

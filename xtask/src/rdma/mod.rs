@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::args::RdmaOptions;
-use crate::checks::Stop;
+use crate::checks::{Context, Stop};
+use crate::report::Skip;
 use crate::{install, test};
 use cases::{CASES, Case};
 use image::failed;
@@ -50,6 +51,23 @@ pub(crate) fn command(options: &RdmaOptions) -> ExitCode {
             eprintln!("cargo xtask rdma-test: {why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// `cargo xtask test`'s part: every case. Those that could not run are among the skips.
+pub(crate) fn check(context: &mut Context) -> Result<String, Stop> {
+    let chosen: Vec<&'static Case> = CASES.iter().collect();
+    let summary = run(&context.root, &chosen)?;
+    print!("{}", summary.table());
+    for entry in &summary.entries {
+        if let Ended::Skipped(why) = &entry.result {
+            let (what, why) = (entry.case.name(), why.clone());
+            context.skips.push(Skip { what, why });
+        }
+    }
+    match summary.failed() {
+        0 => Ok(format!("{} cases", CASES.len() - summary.skipped())),
+        failed => Err(Stop::Fail(format!("{failed} cases failed, see above"))),
     }
 }
 

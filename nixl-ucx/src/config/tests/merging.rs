@@ -20,7 +20,8 @@ fn the_environment_wins_over_the_configuration_and_that_over_the_profile() {
         ("MY_UCX_TLS", "dc"),
     ];
     let plan = plan_of(&tree, &config, &vars);
-    assert_eq!(told(&plan), ["RNDV_THRESH=64k", "RCACHE_ENABLE=n"]);
+    let expected = ["RNDV_THRESH=64k", "ZCOPY_THRESH=8192", "RCACHE_ENABLE=n"];
+    assert_eq!(told(&plan), expected);
     let tls = plan.report.setting("TLS").unwrap();
     assert_eq!(
         (tls.value.as_str(), tls.origin),
@@ -39,7 +40,7 @@ fn the_environment_wins_over_the_configuration_and_that_over_the_profile() {
 #[test]
 fn known_settings_come_in_their_order_and_others_by_name() {
     let config = config(&[
-        ("ZCOPY_THRESH", "1"),
+        ("UNIFIED_MODE", "n"),
         ("LOG_LEVEL", "debug"),
         ("MAX_RMA_RAILS", "2"),
         ("TLS", "posix"),
@@ -51,7 +52,7 @@ fn known_settings_come_in_their_order_and_others_by_name() {
         "CMA_MEMORY_INVALIDATE=y",
         "LOG_LEVEL=debug",
         "MAX_RMA_RAILS=2",
-        "ZCOPY_THRESH=1",
+        "UNIFIED_MODE=n",
     ];
     assert_eq!(told(&plan), expected);
 }
@@ -87,20 +88,20 @@ fn registration_is_said_as_each_version_says_it() {
         (
             &none,
             DEBIAN,
-            &["IB_REG_METHODS=direct", "RCACHE_ENABLE=n"][..],
+            &["REG_METHODS=direct", "RCACHE_ENABLE=n"][..],
             false,
         ),
         (&none, NEW, &["RCACHE_ENABLE=n"], false),
         (
             &guide,
             DEBIAN,
-            &["IB_REG_METHODS=odp,rcache", "RCACHE_ENABLE=try"],
+            &["REG_METHODS=odp,rcache", "RCACHE_ENABLE=try"],
             true,
         ),
         (
             &guide,
             Some((1, 15)),
-            &["IB_REG_METHODS=odp,rcache", "RCACHE_ENABLE=try"],
+            &["REG_METHODS=odp,rcache", "RCACHE_ENABLE=try"],
             true,
         ),
         (
@@ -129,7 +130,7 @@ fn registration_is_said_as_each_version_says_it() {
     ] {
         let machine = Tree::infiniband().read();
         let plan = plan(&machine, config, &env(&[]), version).unwrap();
-        assert_eq!(told(&plan)[3..], *expected, "{version:?}");
+        assert_eq!(told(&plan)[4..], *expected, "{version:?}");
         assert_eq!(plan.report.registration_cache, cached, "{version:?}");
     }
 }
@@ -141,7 +142,7 @@ fn the_users_registration_methods_are_translated() {
     let vars = [("UCX_IB_REG_METHODS", "odp,rcache")];
     let plan = plan_of(&tree, &UcxConfig::default(), &vars);
     let expected = ["RCACHE_ENABLE=try", "REG_NONBLOCK_MEM_TYPES=host"];
-    assert_eq!(told(&plan)[3..], expected);
+    assert_eq!(told(&plan)[4..], expected);
     let setting = plan.report.setting("IB_REG_METHODS").unwrap();
     let why = setting.ignored.as_deref().unwrap();
     assert!(
@@ -186,11 +187,7 @@ fn strict_takes_tcp_and_sysv_out_of_every_profile() {
     for (tree, wanted, tls) in [
         (Tree::infiniband(), Profile::Rdma, RDMA[0]),
         (Tree::infiniband(), Profile::Staged, RDMA[0]),
-        (
-            Tree::efa("6.8.0", "24.04"),
-            Profile::Efa,
-            "TLS=srd,cuda_copy",
-        ),
+        (Tree::efa("6.8.0", "24.04"), Profile::Efa, "TLS=srd"),
         (Tree::none(), Profile::Local, "TLS=cma,self"),
     ] {
         let config = UcxConfig {

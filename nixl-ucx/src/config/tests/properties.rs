@@ -171,7 +171,8 @@ proptest! {
         for (key, value) in configured.iter().filter(|(key, _)| !is_exported(key)) {
             let setting = plan.report.setting(key).unwrap();
             prop_assert_eq!((setting.value.as_str(), setting.origin), (*value, Origin::Configuration));
-            let told = plan.settings.iter().any(|(k, v)| k == key && v == value);
+            let name = known::name_in(key, version);
+            let told = plan.settings.iter().any(|(k, v)| k == name && v == value);
             prop_assert_eq!(told, setting.ignored.is_none());
         }
         let on_the_wire = matches!(plan.report.gpu, GpuMemory::Direct(_));

@@ -25,11 +25,14 @@ peer memory   unknown: module nvidia_peermem is not loaded
 memlock       8192 KiB
 settings
   TLS=rc
-      environment: wins over rc_x,rc,dc_x,dc,cuda_copy,cuda_ipc (profile)
+      environment: wins over rc_x,rc,dc_x,dc (profile)
   RNDV_SCHEME=get_zcopy
       profile: the receiver pulls large messages, without copies
   RNDV_THRESH=0
       profile: data is always large
+  ZCOPY_THRESH=8192
+      profile: without a cache UCX counts a registration for each block, though
+      ours are registered
   RCACHE_ENABLE=n
       profile: no registration cache: deregistering fences
   IB_GID_INDEX=3
@@ -37,8 +40,7 @@ settings
   LOG_FILE=/tmp/x
       configuration; NOT in force: libucs reads it only before it is loaded;
       start the process with UCX_LOG_FILE=/tmp/x
-warning: UCX_TLS=rc of the environment wins over
-         rc_x,rc,dc_x,dc,cuda_copy,cuda_ipc (profile)
+warning: UCX_TLS=rc of the environment wins over rc_x,rc,dc_x,dc (profile)
 warning: LOG_FILE=/tmp/x is not in force: libucs reads it only before it is
          loaded; start the process with UCX_LOG_FILE=/tmp/x
 warning: only 8192 KiB may be pinned: raise the limit (ulimit -l unlimited), or
