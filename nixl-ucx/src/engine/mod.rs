@@ -81,6 +81,18 @@ enum Caller {
     Runtime,
 }
 
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stepped {
+    /// There was nothing to do.
+    Idle,
+    Moved,
+    /// All that was asked for is with UCX, and the wake-up fd may be relied on for the rest.
+    Handed,
+    /// What was posted is over already, and nothing else was looked after.
+    Over,
+}
+
 /// A connection to make.
 pub(crate) struct Dial {
     pub(crate) peer: Arc<PeerAddress>,
@@ -123,6 +135,8 @@ pub(crate) struct Engine {
     state: Mutex<State>,
     /// The last turn left something to do.
     busy: AtomicBool,
+    /// The wake-up fd tells of whatever happens, or has told the reactor.
+    armed: AtomicBool,
     /// A copy thread is at it, or about to be.
     spawned: AtomicBool,
     /// When something is due next, in nanoseconds of the clock of `begun`; 0: nothing.
@@ -177,6 +191,7 @@ impl Engine {
             orders: Mutex::default(),
             state: Mutex::default(),
             busy: AtomicBool::new(false),
+            armed: AtomicBool::new(false),
             spawned: AtomicBool::new(false),
             due: AtomicU64::new(0),
             begun: Instant::now(),
@@ -212,40 +227,63 @@ impl Engine {
     /// Works for about `budget` on this thread; what is left goes to a copy thread.
     fn take_turn(self: &Arc<Self>, budget: Duration, caller: Caller) {
         let until = Instant::now() + budget;
+        // Rounds after the first one may be for an event that nobody else looks after.
+        let mut brief = caller == Caller::Core;
         // Whoever has the turn now goes on after us.
-        let mine = self.turn.take(|| self.work(until, caller));
+        let mine = self
+            .turn
+            .take(|| self.work(until, caller, std::mem::take(&mut brief)));
         if mine && self.busy.load(Ordering::Acquire) && !self.spawned.swap(true, Ordering::AcqRel) {
             self.ctx.runtime.spawn(self.clone());
         }
     }
 
     /// Steps until there is nothing to do and the worker is armed, or until the time is over.
-    fn work(&self, until: Instant, caller: Caller) {
+    ///
+    /// `brief`: hands over what it can, and leaves what comes of it to the wake-up fd.
+    fn work(&self, until: Instant, caller: Caller, mut brief: bool) {
         self.busy.store(true, Ordering::Release);
         let mut last = Instant::now();
         loop {
-            let moved = self.step(until, caller);
+            let stepped = self.step(until, caller, brief);
             if !self.tell(caller) || (caller == Caller::Core && self.has_much_to_do()) {
                 return;
             }
             let now = Instant::now();
-            if moved {
+            let rests = match stepped {
+                Stepped::Idle => self.is_still() || now - last >= SPIN,
+                Stepped::Moved => false,
+                Stepped::Handed | Stepped::Over => !self.orders_left(),
+            };
+            // An event that came meanwhile has made the fd readable: somebody will look.
+            let armed = stepped == Stepped::Over && self.armed.load(Ordering::Relaxed);
+            if rests && (armed || self.arm()) {
+                return self.rest();
+            }
+            if stepped != Stepped::Idle {
                 last = now;
-            } else if self.flying.ops.load(Ordering::Relaxed) == 0 || now - last >= SPIN {
-                match self.worker.enter().arm() {
-                    Ok(false) => {}
-                    Ok(true) => return self.rest(),
-                    Err(status) => {
-                        // The tick looks instead.
-                        tracing::debug!(%status, "cannot arm a UCX worker");
-                        return self.rest();
-                    }
-                }
             }
             if now >= until {
                 return;
             }
+            brief = false;
         }
+    }
+
+    /// Whether no operation is in flight.
+    fn is_still(&self) -> bool {
+        self.flying.ops.load(Ordering::Relaxed) == 0
+    }
+
+    /// True: nothing has happened that was not looked after, and the wake-up fd tells of more.
+    fn arm(&self) -> bool {
+        let armed = self.worker.enter().arm().unwrap_or_else(|status| {
+            // The tick looks instead.
+            tracing::debug!(%status, "cannot arm a UCX worker");
+            true
+        });
+        self.armed.store(armed, Ordering::Relaxed);
+        armed
     }
 
     /// Whether more is in flight than a thread that posts may be kept for.
@@ -299,7 +337,7 @@ impl Engine {
             }
             self.orders.lock().push_back(Order::Tick(Instant::now()));
             let soon = Instant::now() + INLINE;
-            self.turn.take(|| self.work(soon, Caller::Runtime));
+            self.turn.take(|| self.work(soon, Caller::Runtime, false));
         }
     }
 
@@ -315,7 +353,7 @@ impl Engine {
 
 impl Task for Engine {
     fn run(self: Arc<Self>, until: Instant) -> Step {
-        let mine = self.turn.take(|| self.work(until, Caller::Runtime));
+        let mine = self.turn.take(|| self.work(until, Caller::Runtime, false));
         if mine && self.busy.load(Ordering::Acquire) {
             return Step::Again;
         }
