@@ -50,6 +50,9 @@ pub(crate) struct BenchArgs {
     /// Then leave the agent idle and measure how much of a core it uses
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     idle: Option<u64>,
+    /// Then send so many notifications of 64 bytes to the target and back, one by one
+    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u32).range(1..))]
+    echo: Option<u32>,
     /// Bytes of other memory to read before each timed transfer: twice the last-level cache
     /// makes every transfer start cold
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
@@ -98,6 +101,8 @@ struct Report {
     streams: u16,
     gbps: f64,
     total_us: Percentiles,
+    /// All transfers together, per transfer.
+    mean_us: f64,
     post_us: f64,
     prep_us: f64,
     verified: bool,
@@ -107,10 +112,15 @@ struct Report {
     post_p99_us: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     idle_cpu_percent: Option<f64>,
+    /// Half of the way to the target and back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notify_us: Option<Percentiles>,
 }
 
 const INITIATOR: &str = "bench-initiator";
 const TARGET: &str = "bench-target";
+/// Bytes of a notification that is sent to and fro.
+const ECHO_BYTES: usize = 64;
 
 /// Runs the benchmark; false if a byte was wrong.
 pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
@@ -162,10 +172,12 @@ fn measure(
 ) -> Result<Report> {
     let rig = Rig::new(target, job, args.op)?;
     let (samples, verified) = sample(args, &rig, job)?;
-    let mut total: Times = samples.iter().map(|s| s.total).collect();
-    let mut post: Times = samples.iter().map(|s| s.post).collect();
+    let sum: Duration = samples.iter().map(|s| s.total).sum();
+    let total = percentiles(samples.iter().map(|s| s.total));
+    let post = percentiles(samples.iter().map(|s| s.post));
     let Receipt { path, lanes, .. } = rig.receipt()?;
-    let us = |d: Duration| d.as_nanos() as f64 / 1e3;
+    let echo = |rounds| target.echo(rounds, ECHO_BYTES);
+    let echoes = args.echo.map(echo).transpose()?;
     Ok(Report {
         op: args.op.as_str(),
         block: job.block,
@@ -175,22 +187,33 @@ fn measure(
         backend: args.backend.to_string(),
         path,
         streams: config.tcp.streams,
-        gbps: job.bytes() as f64 / total.percentile(50).as_secs_f64() / 1e9,
-        total_us: Percentiles {
-            p50: us(total.percentile(50)),
-            p99: us(total.percentile(99)),
-        },
-        post_us: us(post.percentile(50)),
+        gbps: job.bytes() as f64 / total.p50 / 1e3,
+        total_us: total,
+        mean_us: us(sum) / samples.len() as f64,
+        post_us: post.p50,
         prep_us: us(rig.prepare),
         verified,
         lanes: lanes.to_string(),
         threads: config.agent.copy_threads,
         iters: samples.len(),
-        post_p99_us: us(post.percentile(99)),
+        post_p99_us: post.p99,
         idle_cpu_percent: args
             .idle
             .map(|seconds| idle::cpu_percent(Duration::from_secs(seconds))),
+        notify_us: echoes.map(|echoes| percentiles(echoes.into_iter().map(|echo| echo / 2))),
     })
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e3
+}
+
+fn percentiles(times: impl Iterator<Item = Duration>) -> Percentiles {
+    let mut times: Times = times.collect();
+    Percentiles {
+        p50: us(times.percentile(50)),
+        p99: us(times.percentile(99)),
+    }
 }
 
 /// The timed transfers, and whether every byte was right: the first transfer proves it and warms
@@ -231,13 +254,17 @@ fn print(r: &Report, json: bool) -> Result<()> {
     let idle = r.idle_cpu_percent.map_or_else(String::new, |percent| {
         format!("\n  idle       {percent:.3} % of a core")
     });
+    let notify = r.notify_us.as_ref().map_or_else(String::new, |half| {
+        let Percentiles { p50, p99 } = half;
+        format!("\n  notify     p50 {p50:.1} us   p99 {p99:.1} us, one way")
+    });
     out::line(&format!(
         "{} of {} x {} B, {} layout, {} memory
   path       {} ({})
   bandwidth  {:.2} GB/s (median of {})
   total      p50 {:.1} us   p99 {:.1} us
   post       p50 {:.1} us   p99 {:.1} us
-  prepare    {:.1} us{idle}
+  prepare    {:.1} us{notify}{idle}
   checked    {}",
         r.op,
         r.count,

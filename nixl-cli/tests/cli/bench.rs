@@ -161,3 +161,11 @@ fn people_read_lines_that_fit() {
     assert!(ended.out.lines().all(|l| l.len() <= 80), "{}", ended.out);
     assert!(ended.out.contains("every byte is right"), "{}", ended.out);
 }
+
+#[test]
+fn notifications_are_measured_there_and_back() {
+    let report = nixl(&["bench", "--count=8", "--iters=2", "--echo=20", "--json"]).json();
+    let half = &report["notify_us"];
+    let [p50, p99] = ["p50", "p99"].map(|p| half[p].as_f64().expect("a number"));
+    assert!(0.0 < p50 && p50 <= p99, "{half}");
+}
