@@ -81,6 +81,13 @@ pub trait Tick: Send + Sync + 'static {
     fn tick(&self, now: Instant) -> Option<Instant>;
 }
 
+/// Something that a thread which waits can look at sooner than the reactor tells of it.
+pub trait Source: Send + Sync + 'static {
+    /// Looks for events, and handles them. Called all the time by callers that wait, several at once
+    /// maybe. Must be quick where there is nothing, and not block.
+    fn poll(&self);
+}
+
 /// Rounds of the reactor after the threads stopped: handlers may make each other ready.
 const LAST_POLLS: usize = 64;
 
@@ -181,6 +188,12 @@ impl Runtime {
         self.0.pollers.reactor.wake();
     }
 
+    /// Has callers that wait look at `source`, for as long as it is alive. Events that nobody looks
+    /// for are the reactor's, so it is watched as well.
+    pub fn add_source(&self, source: Weak<dyn Source>) {
+        self.0.pollers.add_source(source);
+    }
+
     /// Makes sure that tickers run at `at` or soon after. Free when that is later than the next
     /// planned wake-up.
     pub fn tick_by(&self, at: Instant) {
@@ -226,8 +239,9 @@ impl Runtime {
                 break true;
             }
             pollers.pause();
-            let helped = self.0.pool.run_one(deadline);
+            let helped = self.0.pool.run_one(deadline, &mut done);
             pollers.enter();
+            pollers.poll_sources();
             let (now, queued) = pool::instead_of_waking(|| pollers.poll());
             if helped || queued {
                 begun = now;
@@ -372,7 +386,7 @@ impl Inner {
             let sleep = sleep.saturating_sub(early);
             let (events, queued) = pool::instead_of_waking(|| self.pollers.reactor.poll(sleep));
             if queued {
-                self.pool.run_one(Instant::now() + HELP);
+                self.pool.run_one(Instant::now() + HELP, || false);
             }
             if events > 0 {
                 last_event = Instant::now();

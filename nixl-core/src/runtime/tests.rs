@@ -316,3 +316,51 @@ fn the_progress_thread_runs_what_its_events_queue() {
     blocker.go.wait();
     rt.stop();
 }
+
+#[test]
+fn a_helper_keeps_its_task_until_others_wait_or_it_has_what_it_wants() {
+    let task = |want| {
+        let runs = AtomicUsize::new(0);
+        Arc::new(Counter { runs, want })
+    };
+    let pool = Pool::new(0);
+    let alone = task(100);
+    pool.push(alone.clone());
+    assert!(pool.run_one(soon(), || false));
+    assert_eq!(alone.runs.load(SeqCst), 100);
+    assert!(pool.is_empty());
+
+    let wanted = task(100);
+    pool.push(wanted.clone());
+    assert!(pool.run_one(soon(), || wanted.runs.load(SeqCst) == 3));
+    assert_eq!(wanted.runs.load(SeqCst), 3);
+
+    let other = task(1);
+    pool.push(other.clone());
+    assert!(pool.run_one(soon(), || false));
+    assert_eq!(wanted.runs.load(SeqCst), 4, "the other one's turn");
+    assert!(pool.run_one(soon(), || false));
+    assert_eq!(other.runs.load(SeqCst), 1);
+    assert!(!pool.is_empty());
+}
+
+struct Looked(AtomicUsize);
+
+impl Source for Looked {
+    fn poll(&self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+#[test]
+fn whoever_waits_looks_at_the_sources() {
+    for mode in modes() {
+        let rt = Runtime::start(mode, Duration::from_secs(20)).unwrap();
+        let source = Arc::new(Looked(AtomicUsize::new(0)));
+        let held: Weak<dyn Source> = Arc::downgrade(&source) as _;
+        rt.add_source(held);
+        assert!(rt.spin_until(soon(), || source.0.load(SeqCst) >= 3));
+        rt.stop();
+        assert_eq!(Arc::strong_count(&source), 1);
+    }
+}

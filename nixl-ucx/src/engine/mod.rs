@@ -26,7 +26,7 @@ use nixl_core::{
     auth::PeerIdentity,
     backend::{ConnectDone, Context, PeerAddress},
     inflight::Completion,
-    runtime::{Readiness, Step, Task, Tick, Turn, Watch, WatchToken},
+    runtime::{Readiness, Source, Step, Task, Tick, Turn, Watch, WatchToken},
 };
 use parking_lot::Mutex;
 use ucx_sys::Version;
@@ -205,6 +205,8 @@ impl Engine {
         let _ = engine.watch.set(token);
         let ticker: Weak<dyn Tick> = engine.me.clone();
         engine.ctx.runtime.add_ticker(ticker);
+        let source: Weak<dyn Source> = engine.me.clone();
+        engine.ctx.runtime.add_source(source);
         engine.take_turn(INLINE, Caller::Core);
         Ok(engine)
     }
@@ -233,8 +235,19 @@ impl Engine {
         let mine = self
             .turn
             .take(|| self.work(until, caller, std::mem::take(&mut brief)));
-        if mine && self.busy.load(Ordering::Acquire) && !self.spawned.swap(true, Ordering::AcqRel) {
-            self.ctx.runtime.spawn(self.clone());
+        if mine {
+            self.go_on();
+        }
+    }
+
+    /// Has a copy thread go on where something is left.
+    fn go_on(&self) {
+        if self.busy.load(Ordering::Acquire) && !self.spawned.swap(true, Ordering::AcqRel) {
+            match self.me.upgrade() {
+                Some(engine) => self.ctx.runtime.spawn(engine),
+                // Whoever drops it finishes it.
+                None => self.spawned.store(false, Ordering::Release),
+            }
         }
     }
 
@@ -363,6 +376,27 @@ impl Task for Engine {
             return Step::Again;
         }
         Step::Done
+    }
+}
+
+impl Source for Engine {
+    /// What came is handed out at once, without arming the worker again: that it came has made the
+    /// wake-up fd readable, so the reactor sees to that.
+    fn poll(&self) {
+        if !self.armed.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut first = true;
+        let mine = self.turn.try_take(|| {
+            let until = Instant::now() + ON_WAKE;
+            let looked = std::mem::take(&mut first) && self.look();
+            if !looked {
+                self.work(until, Caller::Runtime, false);
+            }
+        });
+        if mine {
+            self.go_on();
+        }
     }
 }
 

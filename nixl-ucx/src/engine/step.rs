@@ -76,6 +76,25 @@ impl Engine {
         }
     }
 
+    /// Looks once for what came while the worker is armed. False: there is more to do.
+    pub(super) fn look(&self) -> bool {
+        {
+            let mut state = self.state.lock();
+            let entered = self.worker.enter();
+            if !self.armed.load(Ordering::Relaxed) {
+                return false;
+            }
+            if !entered.progress() {
+                return true;
+            }
+            self.take_events(&mut state, &entered);
+            if !state.sending.is_empty() || !state.feeding.is_empty() {
+                return false;
+            }
+        }
+        self.tell(Caller::Runtime)
+    }
+
     /// Lets UCX move things along, so many times at most; false if there was nothing. `brief`: only
     /// while that is what posts wait for.
     fn progress(&self, entered: &Entered<'_>, looks: usize, until: Instant, brief: bool) -> bool {
