@@ -18,6 +18,7 @@ pub(crate) fn check_keys(report: &Value) {
         "path",
         "streams",
         "gbps",
+        "mean_us",
         "total_us",
         "post_us",
         "prep_us",
