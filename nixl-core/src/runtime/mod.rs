@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use pollers::Pollers;
 use pool::Pool;
 pub use reactor::{Readiness, Watch, WatchToken};
+use rustix::event::epoll::EventFlags;
 pub use turn::Turn;
 
 use crate::Result;
@@ -179,7 +180,15 @@ impl Runtime {
     /// Calls `handler` on every edge of readiness of `fd` (epoll, edge-triggered, in and out).
     /// The caller keeps `fd` open until the token is dropped. Calls may overlap.
     pub fn watch(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Watch>) -> Result<WatchToken> {
-        self.0.pollers.reactor.watch(fd, handler)
+        let more = EventFlags::empty();
+        self.0.pollers.reactor.watch(fd, handler, more)
+    }
+
+    /// Calls `handler` once when `fd` is ready, and once more after each [`WatchToken::again`]: for
+    /// what says often that it is ready and is looked after for a while then.
+    pub fn watch_once(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Watch>) -> Result<WatchToken> {
+        let more = EventFlags::ONESHOT;
+        self.0.pollers.reactor.watch(fd, handler, more)
     }
 
     /// Calls `tick` now and then at the times it asks for, for as long as it is alive.

@@ -364,3 +364,23 @@ fn whoever_waits_looks_at_the_sources() {
         assert_eq!(Arc::strong_count(&source), 1);
     }
 }
+
+#[test]
+fn a_watch_for_one_call_is_called_again_only_on_demand() {
+    let rt = Runtime::start(Progress::Caller, Duration::ZERO).unwrap();
+    let fd = rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let drain = Arc::new(Drain {
+        fd: fd.try_clone().unwrap(),
+        sum: AtomicU64::new(0),
+    });
+    let token = rt.watch_once(fd.as_fd(), drain.clone()).unwrap();
+    // An eventfd is writable, which is a reason as well.
+    assert!(rt.progress(Duration::ZERO));
+    rustix::io::write(&fd, &1u64.to_ne_bytes()).unwrap();
+    assert!(!rt.progress(Duration::ZERO));
+    assert_eq!(drain.sum.load(SeqCst), 0);
+    token.again();
+    assert!(rt.progress(Duration::ZERO));
+    assert_eq!(drain.sum.load(SeqCst), 1);
+    rt.stop();
+}

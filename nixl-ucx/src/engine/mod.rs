@@ -77,8 +77,10 @@ pub(crate) enum Order {
 enum Caller {
     /// Inside of a call of core's: no message may be delivered there.
     Core,
-    /// A task or the reactor.
+    /// The reactor, or whoever looks for it.
     Runtime,
+    /// A task: there is a lot to do.
+    Task,
 }
 
 /// What a step came to.
@@ -145,6 +147,8 @@ pub(crate) struct Engine {
     /// Operations in flight and their bytes.
     flying: Flying,
     watch: OnceLock<WatchToken>,
+    /// The wake-up fd is not watched before that is asked for again.
+    unwatched: AtomicBool,
 }
 
 /// What is in flight on one worker.
@@ -197,10 +201,11 @@ impl Engine {
             begun: Instant::now(),
             flying: Flying::default(),
             watch: OnceLock::new(),
+            unwatched: AtomicBool::new(false),
         });
         let waker = Arc::new(Waker(Arc::downgrade(&engine)));
         let fd = engine.worker.wake_fd()?;
-        let token = engine.ctx.runtime.watch(fd, waker)?;
+        let token = engine.ctx.runtime.watch_once(fd, waker)?;
         // Set once, here.
         let _ = engine.watch.set(token);
         let ticker: Weak<dyn Tick> = engine.me.clone();
@@ -257,14 +262,17 @@ impl Engine {
     fn work(&self, until: Instant, caller: Caller, mut brief: bool) {
         self.busy.store(true, Ordering::Release);
         let mut last = Instant::now();
+        // A peer that moves a lot goes on soon.
+        let mut serves = caller == Caller::Task;
         loop {
+            serves &= self.is_still();
             let stepped = self.step(until, caller, brief);
             if !self.tell(caller) || (caller == Caller::Core && self.has_much_to_do()) {
                 return;
             }
             let now = Instant::now();
             let rests = match stepped {
-                Stepped::Idle => self.is_still() || now - last >= SPIN,
+                Stepped::Idle => (self.is_still() && !serves) || now - last >= SPIN,
                 Stepped::Moved => false,
                 Stepped::Handed | Stepped::Over => !self.orders_left(),
             };
@@ -296,6 +304,12 @@ impl Engine {
             true
         });
         self.armed.store(armed, Ordering::Relaxed);
+        if let Some(watch) = self.watch.get()
+            && armed
+            && self.unwatched.swap(false, Ordering::AcqRel)
+        {
+            watch.again();
+        }
         armed
     }
 
@@ -366,7 +380,7 @@ impl Engine {
 
 impl Task for Engine {
     fn run(self: Arc<Self>, until: Instant) -> Step {
-        let mine = self.turn.take(|| self.work(until, Caller::Runtime, false));
+        let mine = self.turn.take(|| self.work(until, Caller::Task, false));
         if mine && self.busy.load(Ordering::Acquire) {
             return Step::Again;
         }
@@ -420,6 +434,8 @@ struct Waker(Weak<Engine>);
 impl Watch for Waker {
     fn ready(&self, _: Readiness) {
         if let Some(engine) = self.0.upgrade() {
+            // While somebody is at it, it would only keep the reactor's thread busy.
+            engine.unwatched.store(true, Ordering::Release);
             engine.take_turn(ON_WAKE, Caller::Runtime);
         }
     }
