@@ -1,9 +1,12 @@
 //! `nixl bench`: one workload, many times, every byte checked.
 
-use std::{hint::black_box, time::Duration};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
-use nixl::{Op, Receipt, Result};
+use nixl::{Agent, Op, Receipt, Result};
 use serde::Serialize;
 
 use crate::{
@@ -53,6 +56,9 @@ pub(crate) struct BenchArgs {
     /// Then send so many notifications of 64 bytes to the target and back, one by one
     #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u32).range(1..))]
     echo: Option<u32>,
+    /// Then register other memory of the same size, and deregister it, so many times
+    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u32).range(1..))]
+    registrations: Option<u32>,
     /// Bytes of other memory to read before each timed transfer: twice the last-level cache
     /// makes every transfer start cold
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
@@ -115,12 +121,18 @@ struct Report {
     /// Half of the way to the target and back.
     #[serde(skip_serializing_if = "Option::is_none")]
     notify_us: Option<Percentiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    register_us: Option<Percentiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deregister_us: Option<Percentiles>,
 }
 
 const INITIATOR: &str = "bench-initiator";
 const TARGET: &str = "bench-target";
 /// Bytes of a notification that is sent to and fro.
 const ECHO_BYTES: usize = 64;
+/// Patience with whoever may still touch memory that is deregistered.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Runs the benchmark; false if a byte was wrong.
 pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
@@ -178,6 +190,8 @@ fn measure(
     let Receipt { path, lanes, .. } = rig.receipt()?;
     let echo = |rounds| target.echo(rounds, ECHO_BYTES);
     let echoes = args.echo.map(echo).transpose()?;
+    let register = |rounds| registrations(target.agent, job, rounds);
+    let (register_us, deregister_us) = args.registrations.map(register).transpose()?.unzip();
     Ok(Report {
         op: args.op.as_str(),
         block: job.block,
@@ -201,7 +215,27 @@ fn measure(
             .idle
             .map(|seconds| idle::cpu_percent(Duration::from_secs(seconds))),
         notify_us: echoes.map(|echoes| percentiles(echoes.into_iter().map(|echo| echo / 2))),
+        register_us,
+        deregister_us,
     })
+}
+
+/// What registering and deregistering memory takes that was written before.
+fn registrations(agent: &Agent, job: &Job, rounds: u32) -> Result<(Percentiles, Percentiles)> {
+    let mut times = Vec::with_capacity(rounds as usize);
+    let mut buffer = vec![1; job.region() as usize];
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        let region = agent.register_buffer(std::mem::take(&mut buffer))?;
+        let registered = begun.elapsed();
+        let begun = Instant::now();
+        agent.deregister(&region, GOODBYE)?;
+        times.push((registered, begun.elapsed()));
+        drop(region);
+        buffer = vec![1; job.region() as usize];
+    }
+    let register = percentiles(times.iter().map(|t| t.0));
+    Ok((register, percentiles(times.iter().map(|t| t.1))))
 }
 
 fn us(time: Duration) -> f64 {
@@ -258,13 +292,17 @@ fn print(r: &Report, json: bool) -> Result<()> {
         let Percentiles { p50, p99 } = half;
         format!("\n  notify     p50 {p50:.1} us   p99 {p99:.1} us, one way")
     });
+    let memory = r.register_us.as_ref().zip(r.deregister_us.as_ref());
+    let memory = memory.map_or_else(String::new, |(on, off)| {
+        format!("\n  register   p50 {:.1} us   deregister p50 {:.1} us", on.p50, off.p50)
+    });
     out::line(&format!(
         "{} of {} x {} B, {} layout, {} memory
   path       {} ({})
   bandwidth  {:.2} GB/s (median of {})
   total      p50 {:.1} us   p99 {:.1} us
   post       p50 {:.1} us   p99 {:.1} us
-  prepare    {:.1} us{notify}{idle}
+  prepare    {:.1} us{notify}{memory}{idle}
   checked    {}",
         r.op,
         r.count,

@@ -170,3 +170,13 @@ fn notifications_are_measured_there_and_back() {
     let [p50, p99] = ["p50", "p99"].map(|p| half[p].as_f64().expect("a number"));
     assert!(0.0 < p50 && p50 <= p99, "{half}");
 }
+
+#[test]
+fn registering_is_measured() {
+    let rounds = "--registrations=3";
+    let report = nixl(&["bench", "--count=8", "--iters=2", rounds, "--json"]).json();
+    for key in ["register_us", "deregister_us"] {
+        let p50 = report[key]["p50"].as_f64().expect("a number");
+        assert!(p50 > 0.0, "{key}: {p50}");
+    }
+}
