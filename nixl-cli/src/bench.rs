@@ -116,6 +116,13 @@ struct Report {
     threads: usize,
     iters: usize,
     post_p99_us: f64,
+    #[serde(flatten)]
+    extras: Extras,
+}
+
+/// What is measured only if it is asked for.
+#[derive(Serialize)]
+struct Extras {
     #[serde(skip_serializing_if = "Option::is_none")]
     idle_cpu_percent: Option<f64>,
     /// Half of the way to the target and back.
@@ -188,10 +195,6 @@ fn measure(
     let total = percentiles(samples.iter().map(|s| s.total));
     let post = percentiles(samples.iter().map(|s| s.post));
     let Receipt { path, lanes, .. } = rig.receipt()?;
-    let echo = |rounds| target.echo(rounds, ECHO_BYTES);
-    let echoes = args.echo.map(echo).transpose()?;
-    let register = |rounds| registrations(target.agent, job, rounds);
-    let (register_us, deregister_us) = args.registrations.map(register).transpose()?.unzip();
     Ok(Report {
         op: args.op.as_str(),
         block: job.block,
@@ -211,19 +214,50 @@ fn measure(
         threads: config.agent.copy_threads,
         iters: samples.len(),
         post_p99_us: post.p99,
-        idle_cpu_percent: args
-            .idle
-            .map(|seconds| idle::cpu_percent(Duration::from_secs(seconds))),
-        notify_us: echoes.map(|echoes| percentiles(echoes.into_iter().map(|echo| echo / 2))),
-        register_us,
-        deregister_us,
+        extras: Extras::measure(args, target, job)?,
     })
+}
+
+impl Extras {
+    fn measure(args: &BenchArgs, target: Target<'_>, job: &Job) -> Result<Self> {
+        let echo = |rounds| target.echo(rounds, ECHO_BYTES);
+        let halves = args.echo.map(echo).transpose()?;
+        let register = |rounds| registrations(target.agent, job, rounds);
+        let (register_us, deregister_us) = args.registrations.map(register).transpose()?.unzip();
+        Ok(Self {
+            notify_us: halves.map(|times| percentiles(times.into_iter().map(|time| time / 2))),
+            register_us,
+            deregister_us,
+            idle_cpu_percent: args
+                .idle
+                .map(|seconds| idle::cpu_percent(Duration::from_secs(seconds))),
+        })
+    }
+
+    /// A line for each that was measured, with a line break before.
+    fn lines(&self) -> String {
+        let idle = self.idle_cpu_percent;
+        let lines = [
+            self.notify_us.as_ref().map(|half| {
+                let Percentiles { p50, p99 } = half;
+                format!("\n  notify     p50 {p50:.1} us   p99 {p99:.1} us, one way")
+            }),
+            self.register_us
+                .as_ref()
+                .map(|time| format!("\n  register   p50 {:.1} us", time.p50)),
+            self.deregister_us
+                .as_ref()
+                .map(|time| format!("\n  deregister p50 {:.1} us", time.p50)),
+            idle.map(|percent| format!("\n  idle       {percent:.3} % of a core")),
+        ];
+        lines.into_iter().flatten().collect()
+    }
 }
 
 /// What registering and deregistering memory takes that was written before.
 fn registrations(agent: &Agent, job: &Job, rounds: u32) -> Result<(Percentiles, Percentiles)> {
     let mut times = Vec::with_capacity(rounds as usize);
-    let mut buffer = vec![1; job.region() as usize];
+    let mut buffer = vec![1; job.bytes() as usize];
     for _ in 0..rounds {
         let begun = Instant::now();
         let region = agent.register_buffer(std::mem::take(&mut buffer))?;
@@ -232,7 +266,7 @@ fn registrations(agent: &Agent, job: &Job, rounds: u32) -> Result<(Percentiles, 
         agent.deregister(&region, GOODBYE)?;
         times.push((registered, begun.elapsed()));
         drop(region);
-        buffer = vec![1; job.region() as usize];
+        buffer = vec![1; job.bytes() as usize];
     }
     let register = percentiles(times.iter().map(|t| t.0));
     Ok((register, percentiles(times.iter().map(|t| t.1))))
@@ -285,24 +319,14 @@ fn print(r: &Report, json: bool) -> Result<()> {
     if json {
         return out::json(r);
     }
-    let idle = r.idle_cpu_percent.map_or_else(String::new, |percent| {
-        format!("\n  idle       {percent:.3} % of a core")
-    });
-    let notify = r.notify_us.as_ref().map_or_else(String::new, |half| {
-        let Percentiles { p50, p99 } = half;
-        format!("\n  notify     p50 {p50:.1} us   p99 {p99:.1} us, one way")
-    });
-    let memory = r.register_us.as_ref().zip(r.deregister_us.as_ref());
-    let memory = memory.map_or_else(String::new, |(on, off)| {
-        format!("\n  register   p50 {:.1} us   deregister p50 {:.1} us", on.p50, off.p50)
-    });
+    let extras = r.extras.lines();
     out::line(&format!(
         "{} of {} x {} B, {} layout, {} memory
   path       {} ({})
   bandwidth  {:.2} GB/s (median of {})
   total      p50 {:.1} us   p99 {:.1} us
   post       p50 {:.1} us   p99 {:.1} us
-  prepare    {:.1} us{notify}{memory}{idle}
+  prepare    {:.1} us{extras}
   checked    {}",
         r.op,
         r.count,
