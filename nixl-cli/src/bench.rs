@@ -1,9 +1,12 @@
 //! `nixl bench`: one workload, many times, every byte checked.
 
-use std::{hint::black_box, time::Duration};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
-use nixl::{Op, Receipt, Result};
+use nixl::{Agent, Op, Receipt, Result};
 use serde::Serialize;
 
 use crate::{
@@ -50,6 +53,12 @@ pub(crate) struct BenchArgs {
     /// Then leave the agent idle and measure how much of a core it uses
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     idle: Option<u64>,
+    /// Then send so many notifications of 64 bytes to the target and back, one by one
+    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u32).range(1..))]
+    echo: Option<u32>,
+    /// Then register other memory of the same size, and deregister it, so many times
+    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u32).range(1..))]
+    registrations: Option<u32>,
     /// Bytes of other memory to read before each timed transfer: twice the last-level cache
     /// makes every transfer start cold
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
@@ -98,6 +107,8 @@ struct Report {
     streams: u16,
     gbps: f64,
     total_us: Percentiles,
+    /// All transfers together, per transfer.
+    mean_us: f64,
     post_us: f64,
     prep_us: f64,
     verified: bool,
@@ -105,12 +116,30 @@ struct Report {
     threads: usize,
     iters: usize,
     post_p99_us: f64,
+    #[serde(flatten)]
+    extras: Extras,
+}
+
+/// What is measured only if it is asked for.
+#[derive(Serialize)]
+struct Extras {
     #[serde(skip_serializing_if = "Option::is_none")]
     idle_cpu_percent: Option<f64>,
+    /// Half of the way to the target and back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notify_us: Option<Percentiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    register_us: Option<Percentiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deregister_us: Option<Percentiles>,
 }
 
 const INITIATOR: &str = "bench-initiator";
 const TARGET: &str = "bench-target";
+/// Bytes of a notification that is sent to and fro.
+const ECHO_BYTES: usize = 64;
+/// Patience with whoever may still touch memory that is deregistered.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Runs the benchmark; false if a byte was wrong.
 pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
@@ -162,10 +191,10 @@ fn measure(
 ) -> Result<Report> {
     let rig = Rig::new(target, job, args.op)?;
     let (samples, verified) = sample(args, &rig, job)?;
-    let mut total: Times = samples.iter().map(|s| s.total).collect();
-    let mut post: Times = samples.iter().map(|s| s.post).collect();
+    let sum: Duration = samples.iter().map(|s| s.total).sum();
+    let total = percentiles(samples.iter().map(|s| s.total));
+    let post = percentiles(samples.iter().map(|s| s.post));
     let Receipt { path, lanes, .. } = rig.receipt()?;
-    let us = |d: Duration| d.as_nanos() as f64 / 1e3;
     Ok(Report {
         op: args.op.as_str(),
         block: job.block,
@@ -175,22 +204,84 @@ fn measure(
         backend: args.backend.to_string(),
         path,
         streams: config.tcp.streams,
-        gbps: job.bytes() as f64 / total.percentile(50).as_secs_f64() / 1e9,
-        total_us: Percentiles {
-            p50: us(total.percentile(50)),
-            p99: us(total.percentile(99)),
-        },
-        post_us: us(post.percentile(50)),
+        gbps: job.bytes() as f64 / total.p50 / 1e3,
+        total_us: total,
+        mean_us: us(sum) / samples.len() as f64,
+        post_us: post.p50,
         prep_us: us(rig.prepare),
         verified,
         lanes: lanes.to_string(),
         threads: config.agent.copy_threads,
         iters: samples.len(),
-        post_p99_us: us(post.percentile(99)),
-        idle_cpu_percent: args
-            .idle
-            .map(|seconds| idle::cpu_percent(Duration::from_secs(seconds))),
+        post_p99_us: post.p99,
+        extras: Extras::measure(args, target, job)?,
     })
+}
+
+impl Extras {
+    fn measure(args: &BenchArgs, target: Target<'_>, job: &Job) -> Result<Self> {
+        let echo = |rounds| target.echo(rounds, ECHO_BYTES);
+        let halves = args.echo.map(echo).transpose()?;
+        let register = |rounds| registrations(target.agent, job, rounds);
+        let (register_us, deregister_us) = args.registrations.map(register).transpose()?.unzip();
+        Ok(Self {
+            notify_us: halves.map(|times| percentiles(times.into_iter().map(|time| time / 2))),
+            register_us,
+            deregister_us,
+            idle_cpu_percent: args
+                .idle
+                .map(|seconds| idle::cpu_percent(Duration::from_secs(seconds))),
+        })
+    }
+
+    /// A line for each that was measured, with a line break before.
+    fn lines(&self) -> String {
+        let idle = self.idle_cpu_percent;
+        let lines = [
+            self.notify_us.as_ref().map(|half| {
+                let Percentiles { p50, p99 } = half;
+                format!("\n  notify     p50 {p50:.1} us   p99 {p99:.1} us, one way")
+            }),
+            self.register_us
+                .as_ref()
+                .map(|time| format!("\n  register   p50 {:.1} us", time.p50)),
+            self.deregister_us
+                .as_ref()
+                .map(|time| format!("\n  deregister p50 {:.1} us", time.p50)),
+            idle.map(|percent| format!("\n  idle       {percent:.3} % of a core")),
+        ];
+        lines.into_iter().flatten().collect()
+    }
+}
+
+/// What registering and deregistering memory takes that was written before.
+fn registrations(agent: &Agent, job: &Job, rounds: u32) -> Result<(Percentiles, Percentiles)> {
+    let mut times = Vec::with_capacity(rounds as usize);
+    let mut buffer = vec![1; job.bytes() as usize];
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        let region = agent.register_buffer(std::mem::take(&mut buffer))?;
+        let registered = begun.elapsed();
+        let begun = Instant::now();
+        agent.deregister(&region, GOODBYE)?;
+        times.push((registered, begun.elapsed()));
+        drop(region);
+        buffer = vec![1; job.bytes() as usize];
+    }
+    let register = percentiles(times.iter().map(|t| t.0));
+    Ok((register, percentiles(times.iter().map(|t| t.1))))
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e3
+}
+
+fn percentiles(times: impl Iterator<Item = Duration>) -> Percentiles {
+    let mut times: Times = times.collect();
+    Percentiles {
+        p50: us(times.percentile(50)),
+        p99: us(times.percentile(99)),
+    }
 }
 
 /// The timed transfers, and whether every byte was right: the first transfer proves it and warms
@@ -228,16 +319,14 @@ fn print(r: &Report, json: bool) -> Result<()> {
     if json {
         return out::json(r);
     }
-    let idle = r.idle_cpu_percent.map_or_else(String::new, |percent| {
-        format!("\n  idle       {percent:.3} % of a core")
-    });
+    let extras = r.extras.lines();
     out::line(&format!(
         "{} of {} x {} B, {} layout, {} memory
   path       {} ({})
   bandwidth  {:.2} GB/s (median of {})
   total      p50 {:.1} us   p99 {:.1} us
   post       p50 {:.1} us   p99 {:.1} us
-  prepare    {:.1} us{idle}
+  prepare    {:.1} us{extras}
   checked    {}",
         r.op,
         r.count,

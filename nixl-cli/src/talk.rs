@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use nixl::{Agent, Error, ErrorKind, Result};
+use nixl::{Agent, Error, ErrorKind, Notification, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -35,6 +35,8 @@ pub(crate) enum Order {
     Poison,
     /// Compare every byte with the pattern under this seed.
     Check(u64),
+    /// Send this many notifications back.
+    Echo(u32),
     /// End.
     Stop,
 }
@@ -80,6 +82,8 @@ pub(crate) fn serve(agent: &Agent, mut initiator: Option<String>) -> Result<()> 
                 agent.notify(from, to_json(&Answer::Good)?.as_bytes())?;
                 return Ok(());
             }
+            Ok(Order::Echo(rounds)) => echo(agent, rounds)
+                .map_or_else(|e| Answer::Failed(e.to_string()), |()| Answer::Good),
             Ok(order) => {
                 obey(agent, &order, &mut side).unwrap_or_else(|e| Answer::Failed(e.to_string()))
             }
@@ -105,9 +109,23 @@ fn obey(agent: &Agent, order: &Order, side: &mut Option<Side>) -> Result<Answer>
         Order::Fill(seed) => side.blocks().fill(*seed).map(|()| None),
         Order::Poison => side.blocks().poison().map(|()| None),
         Order::Check(seed) => side.blocks().check(*seed),
-        Order::Prepare(_) | Order::Stop => Ok(None),
+        Order::Prepare(_) | Order::Echo(_) | Order::Stop => Ok(None),
     }?;
     Ok(wrong.map_or(Answer::Good, Answer::WrongBlock))
+}
+
+fn echo(agent: &Agent, rounds: u32) -> Result<()> {
+    for _ in 0..rounds {
+        let ping = next_of(agent)?;
+        agent.notify(&ping.from, &ping.data)?;
+    }
+    Ok(())
+}
+
+/// The next notification of an exchange that is going on.
+fn next_of(agent: &Agent) -> Result<Notification> {
+    let lost = || Error::new(ErrorKind::Timeout, "the other side of the echo fell silent");
+    agent.wait_notification(ANSWERS).ok_or_else(lost)
 }
 
 /// The initiator's view of its target.
@@ -145,6 +163,28 @@ impl Target<'_> {
             Answer::Good => Ok(None),
             Answer::WrongBlock(block) => Ok(Some(block)),
             other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// How long `rounds` notifications of `len` bytes take to the target and back, each.
+    pub(crate) fn echo(self, rounds: u32, len: usize) -> Result<Vec<Duration>> {
+        let order = to_json(&Order::Echo(rounds))?;
+        self.agent.notify(self.name, order.as_bytes())?;
+        let mut ping = vec![0; len];
+        let mut times = Vec::with_capacity(rounds as usize);
+        for round in 0..rounds {
+            ping.fill(round as u8);
+            let begun = Instant::now();
+            self.agent.notify(self.name, &ping)?;
+            let pong = next_of(self.agent)?;
+            times.push(begun.elapsed());
+            if pong.data != ping {
+                return Err(self.misbehaved("an echo came back with other bytes".to_owned()));
+            }
+        }
+        match serde_json::from_slice(&next_of(self.agent)?.data) {
+            Ok(Answer::Good) => Ok(times),
+            other => Err(self.misbehaved(format!("no end of the echo but {other:?}"))),
         }
     }
 

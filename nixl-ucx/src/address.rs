@@ -9,7 +9,7 @@ use crate::shape;
 
 const MAGIC: [u8; 4] = *b"UCX1";
 /// Workers of one agent.
-pub(crate) const MAX_WORKERS: usize = 64;
+pub const MAX_WORKERS: usize = 64;
 
 /// A backend's address in its agent's card.
 #[derive(Clone, Debug, PartialEq)]

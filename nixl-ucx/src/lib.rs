@@ -19,5 +19,6 @@ pub mod shape;
 mod ucp;
 mod wire;
 
+pub use address::MAX_WORKERS;
 pub use backend::{CMA, Options, RDMA, TCP, UcxBackend};
 pub use ucx_sys::Version;

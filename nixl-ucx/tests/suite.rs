@@ -8,18 +8,27 @@ use nixl_ucx::{Options, UcxBackend, config::UcxConfig};
 
 /// A backend over `transports`.
 fn over(transports: &str) -> UcxBackend {
-    open(transports).expect("the first one could be opened")
+    open(transports, 1).expect("the first one could be opened")
 }
 
-fn open(transports: &str) -> nixl_core::Result<UcxBackend> {
+/// The same with several workers.
+fn by_two(transports: &str) -> UcxBackend {
+    open(transports, 2).expect("the first one could be opened")
+}
+
+fn open(transports: &str, workers: usize) -> nixl_core::Result<UcxBackend> {
     let mut config = UcxConfig::default();
     config.set("TLS", transports)?;
-    UcxBackend::open(&config, Options::default())
+    let options = Options {
+        workers,
+        ..Options::default()
+    };
+    UcxBackend::open(&config, options)
 }
 
 /// Why `path` over `transports` cannot be tested here.
 fn lacks(transports: &str, path: &str) -> Option<String> {
-    let backend = match open(transports) {
+    let backend = match open(transports, 1) {
         Ok(backend) => backend,
         Err(why) => return Some(why.to_string()),
     };
@@ -42,6 +51,18 @@ nixl_conformance::suite!(
 nixl_conformance::suite!(
     cma,
     over("cma,tcp"),
+    "ucx_cma",
+    unless = lacks("cma,tcp", "ucx_cma")
+);
+nixl_conformance::suite!(
+    tcp_by_two_workers,
+    by_two("tcp"),
+    "ucx_tcp",
+    unless = lacks("tcp", "ucx_tcp")
+);
+nixl_conformance::suite!(
+    cma_by_two_workers,
+    by_two("cma,tcp"),
     "ucx_cma",
     unless = lacks("cma,tcp", "ucx_cma")
 );

@@ -10,7 +10,7 @@ use super::misuse;
 #[cfg(feature = "ucx")]
 use nixl_core::{PathClass, Result, negotiate::Mode};
 #[cfg(feature = "ucx")]
-use nixl_ucx::{Options, UcxBackend, config::UcxConfig, detect::Machine};
+use nixl_ucx::{MAX_WORKERS, Options, UcxBackend, config::UcxConfig, detect::Machine};
 
 /// `[ucx]`
 ///
@@ -23,6 +23,8 @@ pub struct UcxSection {
     pub lib: String,
     /// `auto`, `rdma`, `efa`, `staged` or `local`.
     pub profile: String,
+    /// Workers, 1 to 64.
+    pub workers: usize,
     /// Transports, or `^` and those to exclude.
     pub tls: String,
     /// Devices.
@@ -54,6 +56,7 @@ impl Default for UcxSection {
         Self {
             lib: String::new(),
             profile: "auto".to_owned(),
+            workers: 1,
             tls: String::new(),
             net_devices: String::new(),
             rndv_scheme: String::new(),
@@ -83,6 +86,12 @@ impl UcxSection {
                 ))
             })?),
         };
+        if !(1..=MAX_WORKERS).contains(&self.workers) {
+            let workers = self.workers;
+            return Err(misuse(format!(
+                "ucx.workers = {workers}: expected 1 to {MAX_WORKERS}"
+            )));
+        }
         // Whoever allows TCP at last does not mind it inside UCX.
         config.strict = matches!(mode, Mode::Strict(floor) if floor < PathClass::Tcp);
         for (key, value) in self.named().into_iter().filter(|(_, v)| !v.is_empty()) {
@@ -131,8 +140,8 @@ impl super::Config {
             return Ok(None);
         }
         let options = Options {
+            workers: self.ucx.workers,
             connect_timeout: Duration::from_millis(self.agent.connect_timeout_ms),
-            ..Options::default()
         };
         match UcxBackend::open(&self.ucx_config()?, options) {
             Ok(backend) => Ok(Some(backend)),
@@ -263,6 +272,7 @@ mod tests {
                 "rndv_scheme = \"zcopy\"",
                 ["ucx.rndv_scheme: ", "get_zcopy, put_zcopy"],
             ),
+            ("workers = 0", ["ucx.workers = 0", "1 to 64"]),
             ("rndv_thresh = -1", ["ucx.rndv_thresh: ", "\"-1\""]),
             (
                 "rndv_thresh = true",

@@ -18,6 +18,7 @@ pub(crate) fn check_keys(report: &Value) {
         "path",
         "streams",
         "gbps",
+        "mean_us",
         "total_us",
         "post_us",
         "prep_us",
@@ -160,4 +161,22 @@ fn people_read_lines_that_fit() {
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     assert!(ended.out.lines().all(|l| l.len() <= 80), "{}", ended.out);
     assert!(ended.out.contains("every byte is right"), "{}", ended.out);
+}
+
+#[test]
+fn notifications_are_measured_there_and_back() {
+    let report = nixl(&["bench", "--count=8", "--iters=2", "--echo=20", "--json"]).json();
+    let half = &report["notify_us"];
+    let [p50, p99] = ["p50", "p99"].map(|p| half[p].as_f64().expect("a number"));
+    assert!(0.0 < p50 && p50 <= p99, "{half}");
+}
+
+#[test]
+fn registering_is_measured() {
+    let rounds = "--registrations=3";
+    let report = nixl(&["bench", "--count=8", "--iters=2", rounds, "--json"]).json();
+    for key in ["register_us", "deregister_us"] {
+        let p50 = report[key]["p50"].as_f64().expect("a number");
+        assert!(p50 > 0.0, "{key}: {p50}");
+    }
 }

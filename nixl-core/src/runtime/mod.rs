@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use pollers::Pollers;
 use pool::Pool;
 pub use reactor::{Readiness, Watch, WatchToken};
+use rustix::event::epoll::EventFlags;
 pub use turn::Turn;
 
 use crate::Result;
@@ -79,6 +80,13 @@ pub trait Task: Send + Sync + 'static {
 pub trait Tick: Send + Sync + 'static {
     /// Does what is due and says when it wants to be called next. Must not block.
     fn tick(&self, now: Instant) -> Option<Instant>;
+}
+
+/// Something that a thread which waits can look at sooner than the reactor tells of it.
+pub trait Source: Send + Sync + 'static {
+    /// Looks for events, and handles them. Called all the time by callers that wait, several at once
+    /// maybe. Must be quick where there is nothing, and not block.
+    fn poll(&self);
 }
 
 /// Rounds of the reactor after the threads stopped: handlers may make each other ready.
@@ -172,13 +180,27 @@ impl Runtime {
     /// Calls `handler` on every edge of readiness of `fd` (epoll, edge-triggered, in and out).
     /// The caller keeps `fd` open until the token is dropped. Calls may overlap.
     pub fn watch(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Watch>) -> Result<WatchToken> {
-        self.0.pollers.reactor.watch(fd, handler)
+        let more = EventFlags::empty();
+        self.0.pollers.reactor.watch(fd, handler, more)
+    }
+
+    /// Calls `handler` once when `fd` is ready, and once more after each [`WatchToken::again`]: for
+    /// what says often that it is ready and is looked after for a while then.
+    pub fn watch_once(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Watch>) -> Result<WatchToken> {
+        let more = EventFlags::ONESHOT;
+        self.0.pollers.reactor.watch(fd, handler, more)
     }
 
     /// Calls `tick` now and then at the times it asks for, for as long as it is alive.
     pub fn add_ticker(&self, ticker: Weak<dyn Tick>) {
         self.0.tickers.lock().push(ticker);
         self.0.pollers.reactor.wake();
+    }
+
+    /// Has callers that wait look at `source`, for as long as it is alive. Events that nobody looks
+    /// for are the reactor's, so it is watched as well.
+    pub fn add_source(&self, source: Weak<dyn Source>) {
+        self.0.pollers.add_source(source);
     }
 
     /// Makes sure that tickers run at `at` or soon after. Free when that is later than the next
@@ -226,8 +248,9 @@ impl Runtime {
                 break true;
             }
             pollers.pause();
-            let helped = self.0.pool.run_one(deadline);
+            let helped = self.0.pool.run_one(deadline, &mut done);
             pollers.enter();
+            pollers.poll_sources();
             let (now, queued) = pool::instead_of_waking(|| pollers.poll());
             if helped || queued {
                 begun = now;
@@ -372,7 +395,7 @@ impl Inner {
             let sleep = sleep.saturating_sub(early);
             let (events, queued) = pool::instead_of_waking(|| self.pollers.reactor.poll(sleep));
             if queued {
-                self.pool.run_one(Instant::now() + HELP);
+                self.pool.run_one(Instant::now() + HELP, || false);
             }
             if events > 0 {
                 last_event = Instant::now();

@@ -2,13 +2,16 @@
 //! could be woken for it, which naps meanwhile.
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::reactor::Reactor;
+use super::{Source, reactor::Reactor};
 use crate::Result;
 
 /// How long the progress thread leaves the reactor to a thread that polls.
@@ -22,6 +25,7 @@ pub(super) struct Pollers {
     polled_at: AtomicU64,
     nap: Mutex<()>,
     nap_over: Condvar,
+    sources: RwLock<Vec<Weak<dyn Source>>>,
 }
 
 impl Pollers {
@@ -33,6 +37,7 @@ impl Pollers {
             polled_at: AtomicU64::new(0),
             nap: Mutex::new(()),
             nap_over: Condvar::new(),
+            sources: RwLock::default(),
         })
     }
 
@@ -57,6 +62,24 @@ impl Pollers {
             let _nap = self.nap.lock();
             self.polled_at.store(0, Ordering::Relaxed);
             self.nap_over.notify_one();
+        }
+    }
+
+    pub(super) fn add_source(&self, source: Weak<dyn Source>) {
+        let mut sources = self.sources.write();
+        sources.retain(|known| known.strong_count() > 0);
+        sources.push(source);
+    }
+
+    /// Looks once at whatever can be looked at directly.
+    pub(super) fn poll_sources(&self) {
+        let mut at = 0;
+        // Not locked while one is polled: its handlers may add some.
+        while let Some(source) = { self.sources.read().get(at).cloned() } {
+            if let Some(source) = source.upgrade() {
+                source.poll();
+            }
+            at += 1;
         }
     }
 

@@ -152,14 +152,24 @@ impl Pool {
         self.queue.lock().is_empty()
     }
 
-    /// Runs one queued task on the calling thread, until `deadline` at the latest; true if there
-    /// was one.
-    pub(super) fn run_one(&self, deadline: Instant) -> bool {
+    /// Runs one queued task on the calling thread, until `deadline` at the latest, and for as long
+    /// as no other one is queued and not `done`; true if there was one.
+    pub(super) fn run_one(&self, deadline: Instant, mut done: impl FnMut() -> bool) -> bool {
         let Some(task) = self.pop() else {
             return false;
         };
-        self.run(task, deadline.min(Instant::now() + SLICE));
-        true
+        loop {
+            let until = deadline.min(Instant::now() + SLICE);
+            if task.clone().run(until) == Step::Done {
+                return true;
+            }
+            // Handing it over and back would wake a copy thread each time.
+            let alone = self.queued.load(Ordering::Relaxed) == 0;
+            if !alone || Instant::now() >= deadline || done() || self.stop.load(Ordering::Acquire) {
+                self.push(task);
+                return true;
+            }
+        }
     }
 
     /// Runs queued tasks on the calling thread until `until`; true if there was one.

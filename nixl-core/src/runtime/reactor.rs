@@ -40,7 +40,18 @@ pub trait Watch: Send + Sync + 'static {
 pub struct WatchToken {
     id: u64,
     fd: OwnedFd,
+    flags: epoll::EventFlags,
     shared: Arc<Shared>,
+}
+
+impl WatchToken {
+    /// Has a watch that was made for one call be called again, at once if there is a reason by now.
+    pub fn again(&self) {
+        let data = epoll::EventData::new_u64(self.id);
+        if let Err(e) = epoll::modify(&self.shared.epoll, &self.fd, data, self.flags) {
+            tracing::error!(error = %e, "epoll_ctl failed on a watched fd");
+        }
+    }
 }
 
 impl Drop for WatchToken {
@@ -83,7 +94,13 @@ impl Reactor {
         })
     }
 
-    pub(super) fn watch(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Watch>) -> Result<WatchToken> {
+    /// `more`: flags besides the usual ones.
+    pub(super) fn watch(
+        &self,
+        fd: BorrowedFd<'_>,
+        handler: Arc<dyn Watch>,
+        more: epoll::EventFlags,
+    ) -> Result<WatchToken> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let fd = fd
             .as_fd()
@@ -93,7 +110,8 @@ impl Reactor {
         let flags = epoll::EventFlags::IN
             | epoll::EventFlags::OUT
             | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
+            | epoll::EventFlags::ET
+            | more;
         let added = epoll::add(
             &self.shared.epoll,
             &fd,
@@ -107,6 +125,7 @@ impl Reactor {
         Ok(WatchToken {
             id,
             fd,
+            flags,
             shared: self.shared.clone(),
         })
     }

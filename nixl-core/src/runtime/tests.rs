@@ -316,3 +316,71 @@ fn the_progress_thread_runs_what_its_events_queue() {
     blocker.go.wait();
     rt.stop();
 }
+
+#[test]
+fn a_helper_keeps_its_task_until_others_wait_or_it_has_what_it_wants() {
+    let task = |want| {
+        let runs = AtomicUsize::new(0);
+        Arc::new(Counter { runs, want })
+    };
+    let pool = Pool::new(0);
+    let alone = task(100);
+    pool.push(alone.clone());
+    assert!(pool.run_one(soon(), || false));
+    assert_eq!(alone.runs.load(SeqCst), 100);
+    assert!(pool.is_empty());
+
+    let wanted = task(100);
+    pool.push(wanted.clone());
+    assert!(pool.run_one(soon(), || wanted.runs.load(SeqCst) == 3));
+    assert_eq!(wanted.runs.load(SeqCst), 3);
+
+    let other = task(1);
+    pool.push(other.clone());
+    assert!(pool.run_one(soon(), || false));
+    assert_eq!(wanted.runs.load(SeqCst), 4, "the other one's turn");
+    assert!(pool.run_one(soon(), || false));
+    assert_eq!(other.runs.load(SeqCst), 1);
+    assert!(!pool.is_empty());
+}
+
+struct Looked(AtomicUsize);
+
+impl Source for Looked {
+    fn poll(&self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+#[test]
+fn whoever_waits_looks_at_the_sources() {
+    for mode in modes() {
+        let rt = Runtime::start(mode, Duration::from_secs(20)).unwrap();
+        let source = Arc::new(Looked(AtomicUsize::new(0)));
+        let held: Weak<dyn Source> = Arc::downgrade(&source) as _;
+        rt.add_source(held);
+        assert!(rt.spin_until(soon(), || source.0.load(SeqCst) >= 3));
+        rt.stop();
+        assert_eq!(Arc::strong_count(&source), 1);
+    }
+}
+
+#[test]
+fn a_watch_for_one_call_is_called_again_only_on_demand() {
+    let rt = Runtime::start(Progress::Caller, Duration::ZERO).unwrap();
+    let fd = rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let drain = Arc::new(Drain {
+        fd: fd.try_clone().unwrap(),
+        sum: AtomicU64::new(0),
+    });
+    let token = rt.watch_once(fd.as_fd(), drain.clone()).unwrap();
+    // An eventfd is writable, which is a reason as well.
+    assert!(rt.progress(Duration::ZERO));
+    rustix::io::write(&fd, &1u64.to_ne_bytes()).unwrap();
+    assert!(!rt.progress(Duration::ZERO));
+    assert_eq!(drain.sum.load(SeqCst), 0);
+    token.again();
+    assert!(rt.progress(Duration::ZERO));
+    assert_eq!(drain.sum.load(SeqCst), 1);
+    rt.stop();
+}

@@ -28,7 +28,7 @@ use nixl_core::{
     auth::PeerIdentity,
     backend::{ConnectDone, Context, PeerAddress},
     inflight::Completion,
-    runtime::{Readiness, Step, Task, Tick, Turn, Watch, WatchToken},
+    runtime::{Readiness, Source, Step, Task, Tick, Turn, Watch, WatchToken},
 };
 use parking_lot::Mutex;
 use ucx_sys::Version;
@@ -80,8 +80,22 @@ pub(crate) enum Order {
 enum Caller {
     /// Inside of a call of core's: no message may be delivered there.
     Core,
-    /// A task or the reactor.
+    /// The reactor, or whoever looks for it.
     Runtime,
+    /// A task: there is a lot to do.
+    Task,
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stepped {
+    /// There was nothing to do.
+    Idle,
+    Moved,
+    /// All that was asked for is with UCX, and the wake-up fd may be relied on for the rest.
+    Handed,
+    /// What was posted is over already, and nothing else was looked after.
+    Over,
 }
 
 /// A connection to make.
@@ -126,6 +140,8 @@ pub(crate) struct Engine {
     state: Mutex<State>,
     /// The last turn left something to do.
     busy: AtomicBool,
+    /// The wake-up fd tells of whatever happens, or has told the reactor.
+    armed: AtomicBool,
     /// A copy thread is at it, or about to be.
     spawned: AtomicBool,
     /// When something is due next, in nanoseconds of the clock of `begun`; 0: nothing.
@@ -134,6 +150,8 @@ pub(crate) struct Engine {
     /// Operations in flight and their bytes.
     flying: Flying,
     watch: OnceLock<WatchToken>,
+    /// The wake-up fd is not watched before that is asked for again.
+    unwatched: AtomicBool,
 }
 
 /// What is in flight on one worker.
@@ -182,19 +200,23 @@ impl Engine {
             orders: Mutex::default(),
             state: Mutex::default(),
             busy: AtomicBool::new(false),
+            armed: AtomicBool::new(false),
             spawned: AtomicBool::new(false),
             due: AtomicU64::new(0),
             begun: Instant::now(),
             flying: Flying::default(),
             watch: OnceLock::new(),
+            unwatched: AtomicBool::new(false),
         });
         let waker = Arc::new(Waker(Arc::downgrade(&engine)));
         let fd = engine.worker.wake_fd()?;
-        let token = engine.ctx.runtime.watch(fd, waker)?;
+        let token = engine.ctx.runtime.watch_once(fd, waker)?;
         // Set once, here.
         let _ = engine.watch.set(token);
         let ticker: Weak<dyn Tick> = engine.me.clone();
         engine.ctx.runtime.add_ticker(ticker);
+        let source: Weak<dyn Source> = engine.me.clone();
+        engine.ctx.runtime.add_source(source);
         engine.take_turn(INLINE, Caller::Core);
         Ok(engine)
     }
@@ -217,40 +239,83 @@ impl Engine {
     /// Works for about `budget` on this thread; what is left goes to a copy thread.
     fn take_turn(self: &Arc<Self>, budget: Duration, caller: Caller) {
         let until = Instant::now() + budget;
+        // Rounds after the first one may be for an event that nobody else looks after.
+        let mut brief = caller == Caller::Core;
         // Whoever has the turn now goes on after us.
-        let mine = self.turn.take(|| self.work(until, caller));
-        if mine && self.busy.load(Ordering::Acquire) && !self.spawned.swap(true, Ordering::AcqRel) {
-            self.ctx.runtime.spawn(self.clone());
+        let mine = self
+            .turn
+            .take(|| self.work(until, caller, std::mem::take(&mut brief)));
+        if mine {
+            self.go_on();
+        }
+    }
+
+    /// Has a copy thread go on where something is left.
+    fn go_on(&self) {
+        if self.busy.load(Ordering::Acquire) && !self.spawned.swap(true, Ordering::AcqRel) {
+            match self.me.upgrade() {
+                Some(engine) => self.ctx.runtime.spawn(engine),
+                // Whoever drops it finishes it.
+                None => self.spawned.store(false, Ordering::Release),
+            }
         }
     }
 
     /// Steps until there is nothing to do and the worker is armed, or until the time is over.
-    fn work(&self, until: Instant, caller: Caller) {
+    ///
+    /// `brief`: hands over what it can, and leaves what comes of it to the wake-up fd.
+    fn work(&self, until: Instant, caller: Caller, mut brief: bool) {
         self.busy.store(true, Ordering::Release);
         let mut last = Instant::now();
+        // A peer that moves a lot goes on soon.
+        let mut serves = caller == Caller::Task;
         loop {
-            let moved = self.step(until, caller);
+            serves &= self.is_still();
+            let stepped = self.step(until, caller, brief);
             if !self.tell(caller) || (caller == Caller::Core && self.has_much_to_do()) {
                 return;
             }
             let now = Instant::now();
-            if moved {
+            let rests = match stepped {
+                Stepped::Idle => (self.is_still() && !serves) || now - last >= SPIN,
+                Stepped::Moved => false,
+                Stepped::Handed | Stepped::Over => !self.orders_left(),
+            };
+            // An event that came meanwhile has made the fd readable: somebody will look.
+            let armed = stepped == Stepped::Over && self.armed.load(Ordering::Relaxed);
+            if rests && (armed || self.arm()) {
+                return self.rest();
+            }
+            if stepped != Stepped::Idle {
                 last = now;
-            } else if self.flying.ops.load(Ordering::Relaxed) == 0 || now - last >= SPIN {
-                match self.worker.enter().arm() {
-                    Ok(false) => {}
-                    Ok(true) => return self.rest(),
-                    Err(status) => {
-                        // The tick looks instead.
-                        tracing::debug!(%status, "cannot arm a UCX worker");
-                        return self.rest();
-                    }
-                }
             }
             if now >= until {
                 return;
             }
+            brief = false;
         }
+    }
+
+    /// Whether no operation is in flight.
+    fn is_still(&self) -> bool {
+        self.flying.ops.load(Ordering::Relaxed) == 0
+    }
+
+    /// True: nothing has happened that was not looked after, and the wake-up fd tells of more.
+    fn arm(&self) -> bool {
+        let armed = self.worker.enter().arm().unwrap_or_else(|status| {
+            // The tick looks instead.
+            tracing::debug!(%status, "cannot arm a UCX worker");
+            true
+        });
+        self.armed.store(armed, Ordering::Relaxed);
+        if let Some(watch) = self.watch.get()
+            && armed
+            && self.unwatched.swap(false, Ordering::AcqRel)
+        {
+            watch.again();
+        }
+        armed
     }
 
     /// Whether more is in flight than a thread that posts may be kept for.
@@ -304,7 +369,7 @@ impl Engine {
             }
             self.orders.lock().push_back(Order::Tick(Instant::now()));
             let soon = Instant::now() + INLINE;
-            self.turn.take(|| self.work(soon, Caller::Runtime));
+            self.turn.take(|| self.work(soon, Caller::Runtime, false));
         }
         let parked = self.state.lock().parked.len();
         if parked > 0 {
@@ -333,7 +398,7 @@ impl Engine {
 
 impl Task for Engine {
     fn run(self: Arc<Self>, until: Instant) -> Step {
-        let mine = self.turn.take(|| self.work(until, Caller::Runtime));
+        let mine = self.turn.take(|| self.work(until, Caller::Task, false));
         if mine && self.busy.load(Ordering::Acquire) {
             return Step::Again;
         }
@@ -343,6 +408,27 @@ impl Task for Engine {
             return Step::Again;
         }
         Step::Done
+    }
+}
+
+impl Source for Engine {
+    /// What came is handed out at once, without arming the worker again: that it came has made the
+    /// wake-up fd readable, so the reactor sees to that.
+    fn poll(&self) {
+        if !self.armed.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut first = true;
+        let mine = self.turn.try_take(|| {
+            let until = Instant::now() + ON_WAKE;
+            let looked = std::mem::take(&mut first) && self.look();
+            if !looked {
+                self.work(until, Caller::Runtime, false);
+            }
+        });
+        if mine {
+            self.go_on();
+        }
     }
 }
 
@@ -366,6 +452,8 @@ struct Waker(Weak<Engine>);
 impl Watch for Waker {
     fn ready(&self, _: Readiness) {
         if let Some(engine) = self.0.upgrade() {
+            // While somebody is at it, it would only keep the reactor's thread busy.
+            engine.unwatched.store(true, Ordering::Release);
             engine.take_turn(ON_WAKE, Caller::Runtime);
         }
     }

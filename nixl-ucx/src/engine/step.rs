@@ -9,7 +9,7 @@ use bytes::Bytes;
 use nixl_core::{Error, Result, backend::Endpoint as _, error::fail, mem::Access};
 
 use super::{
-    Caller, Conn, Engine, MESSAGES, Order, State, Upcall, close::as_end, conn::Whose,
+    Caller, Conn, Engine, MESSAGES, Order, State, Stepped, Upcall, close::as_end, conn::Whose,
     foreign::NOTIFICATION, mailbox::Event,
 };
 use crate::{
@@ -28,42 +28,102 @@ const MESSAGE_WINDOW: usize = 4 << 20;
 /// Messages likewise.
 const MESSAGES_OUT: usize = 256;
 
+/// What the orders of a step were.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Orders {
+    None,
+    Posts,
+    Others,
+}
+
+/// What the events of a step were.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Came {
+    Nothing,
+    /// Transfers are over.
+    Quiet,
+    Others,
+}
+
 impl Engine {
-    /// Does a bounded amount of everything; false if there was nothing to do.
-    pub(super) fn step(&self, until: Instant, caller: Caller) -> bool {
-        let mut moved = false;
+    /// Does a bounded amount of everything. `brief`: looks only for the end of what was posted, and
+    /// only while that comes at once.
+    pub(super) fn step(&self, until: Instant, caller: Caller, brief: bool) -> Stepped {
+        let mut state = self.state.lock();
+        let entered = self.worker.enter();
+        let orders = self.take_orders(&mut state, &entered);
+        let brief = brief && orders != Orders::Others;
+        let sent = self.send_frames(&mut state, &entered);
+        let inline = (caller == Caller::Core).then_some(until);
+        let mut moved = self.feed(&mut state, &entered, inline);
+        moved |= orders != Orders::None || sent;
+        if !brief {
+            self.armed.store(false, Ordering::Relaxed);
+        }
+        let looks = if inline.is_some() && self.is_loaded() {
+            0
+        } else {
+            BATCH
+        };
+        moved |= self.progress(&entered, looks, until, brief);
+        let came = self.take_events(&mut state, &entered);
+        let left = sent || !state.sending.is_empty() || !state.feeding.is_empty();
+        match came {
+            Came::Nothing if !moved => Stepped::Idle,
+            Came::Nothing | Came::Quiet if brief && !left && self.is_still() => Stepped::Over,
+            Came::Nothing if brief => Stepped::Handed,
+            _ => Stepped::Moved,
+        }
+    }
+
+    /// Looks once for what came while the worker is armed. False: there is more to do.
+    pub(super) fn look(&self) -> bool {
         {
             let mut state = self.state.lock();
             let entered = self.worker.enter();
-            moved |= self.take_orders(&mut state, &entered);
-            moved |= self.send_frames(&mut state, &entered);
-            let inline = (caller == Caller::Core).then_some(until);
-            moved |= self.feed(&mut state, &entered, inline);
-            let mut left = if inline.is_some() && self.is_loaded() {
-                0
-            } else {
-                BATCH
-            };
-            while left > 0 && entered.progress() {
-                moved = true;
-                left -= 1;
-                // One call may copy half a megabyte.
-                if self.is_loaded() && Instant::now() >= until {
-                    left = 0;
-                }
+            if !self.armed.load(Ordering::Relaxed) {
+                return false;
             }
-            moved |= self.take_events(&mut state, &entered);
+            if !entered.progress() {
+                return true;
+            }
+            self.take_events(&mut state, &entered);
+            if !state.sending.is_empty() || !state.feeding.is_empty() {
+                return false;
+            }
+        }
+        self.tell(Caller::Runtime)
+    }
+
+    /// Lets UCX move things along, so many times at most; false if there was nothing. `brief`: only
+    /// while that is what posts wait for.
+    fn progress(&self, entered: &Entered<'_>, looks: usize, until: Instant, brief: bool) -> bool {
+        let mut moved = false;
+        for _ in 0..looks {
+            if (brief && self.is_still()) || !entered.progress() {
+                break;
+            }
+            moved = true;
+            // One call may copy half a megabyte.
+            if self.is_loaded() && Instant::now() >= until {
+                break;
+            }
         }
         moved
     }
 
-    fn take_orders(&self, state: &mut State, entered: &Entered<'_>) -> bool {
-        let mut any = false;
+    fn take_orders(&self, state: &mut State, entered: &Entered<'_>) -> Orders {
+        let mut all = Orders::None;
         for _ in 0..BATCH {
             let Some(order) = self.orders.lock().pop_front() else {
                 break;
             };
-            any = true;
+            all = match (&order, all) {
+                (Order::Post(_), Orders::None | Orders::Posts) => Orders::Posts,
+                (Order::Send(_), Orders::None) => Orders::None,
+                (Order::Send(_), before) => before,
+                _ => Orders::Others,
+            };
             match order {
                 Order::Dial(dial) => self.dial(state, entered, dial),
                 Order::Reach(reach) => self.reach(state, entered, reach),
@@ -81,7 +141,7 @@ impl Engine {
                 }
             }
         }
-        any
+        all
     }
 
     fn look_at_time(&self, state: &mut State, entered: &Entered<'_>, now: Instant) {
@@ -161,10 +221,13 @@ impl Engine {
 
     // --- what happened ---
 
-    fn take_events(&self, state: &mut State, entered: &Entered<'_>) -> bool {
-        let mut any = false;
+    fn take_events(&self, state: &mut State, entered: &Entered<'_>) -> Came {
+        let mut came = Came::Nothing;
         while let Some(event) = self.mailbox.pop() {
-            any = true;
+            came = match (&event, came) {
+                (Event::Quiet(_), Came::Nothing | Came::Quiet) => Came::Quiet,
+                _ => Came::Others,
+            };
             match event {
                 Event::Frame(head, body) => self.arrived(state, entered, head, body),
                 Event::Met(met) => self.meet(state, entered, met),
@@ -174,7 +237,7 @@ impl Engine {
                 Event::Foreign(message) => state.upcalls.push_back(Upcall::Foreign(message)),
             }
         }
-        any
+        came
     }
 
     fn endpoint_failed(&self, state: &mut State, entered: &Entered<'_>, tag: u64, status: Status) {
