@@ -14,9 +14,11 @@ mod fault;
 mod foreign;
 mod imports;
 mod keys;
+mod paths;
 pub mod shape;
 mod ucp;
 mod wire;
 
-pub use backend::{CMA, Options, RDMA, TCP, UcxBackend};
+pub use backend::{Options, UcxBackend};
+pub use paths::{CMA, RDMA, RNDV, RNDV_CMA, RNDV_TCP, TCP};
 pub use ucx_sys::Version;

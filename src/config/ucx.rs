@@ -23,6 +23,8 @@ pub struct UcxSection {
     pub lib: String,
     /// `auto`, `rdma`, `efa`, `staged` or `local`.
     pub profile: String,
+    /// `auto`, `rma` or `rendezvous`: how data moves.
+    pub mode: String,
     /// Transports, or `^` and those to exclude.
     pub tls: String,
     /// Devices.
@@ -54,6 +56,7 @@ impl Default for UcxSection {
         Self {
             lib: String::new(),
             profile: "auto".to_owned(),
+            mode: "auto".to_owned(),
             tls: String::new(),
             net_devices: String::new(),
             rndv_scheme: String::new(),
@@ -83,6 +86,9 @@ impl UcxSection {
                 ))
             })?),
         };
+        let data = self.mode.parse();
+        config.mode =
+            data.map_err(|e: nixl_core::Error| misuse(format!("ucx.mode: {}", e.message())))?;
         // Whoever allows TCP at last does not mind it inside UCX.
         config.strict = matches!(mode, Mode::Strict(floor) if floor < PathClass::Tcp);
         for (key, value) in self.named().into_iter().filter(|(_, v)| !v.is_empty()) {

@@ -9,6 +9,7 @@ mod foreign;
 mod greet;
 mod mailbox;
 mod rma;
+mod rndv;
 mod step;
 
 use std::{
@@ -35,6 +36,7 @@ pub(crate) use conn::Conn;
 pub(crate) use foreign::Foreign;
 use mailbox::Mailbox;
 pub(crate) use rma::Rma;
+pub(crate) use rndv::Rndv;
 
 use crate::{
     address::Address,
@@ -64,6 +66,8 @@ pub(crate) enum Order {
     Dial(Dial),
     Reach(Foreign),
     Post(Arc<Rma>),
+    /// A post that moves by rendezvous.
+    Move(Arc<Rndv>),
     /// Posts of the connection that wait for keys may have been cancelled.
     Cancel(Arc<Conn>),
     Send(Arc<Conn>),
@@ -109,6 +113,8 @@ pub(crate) struct Settings {
     pub(crate) keys: Arc<Keys>,
     pub(crate) version: Version,
     pub(crate) connect_timeout: Duration,
+    /// The scheme of rendezvous that UCX was told to use.
+    pub(crate) rndv_scheme: String,
 }
 
 pub(crate) struct Engine {
@@ -152,6 +158,7 @@ struct State {
     sending: VecDeque<Arc<Conn>>,
     /// Connections in the handshake, and those that close: they have deadlines.
     timed: Vec<Arc<Conn>>,
+    rndv: rndv::Yard,
     upcalls: VecDeque<Upcall>,
     shut: bool,
 }
@@ -163,7 +170,7 @@ impl Engine {
         let worker = Worker::new(
             &settings.context,
             mailbox.clone(),
-            &[MESSAGES, foreign::NOTIFICATION],
+            &[MESSAGES, foreign::NOTIFICATION, rndv::DATA],
         )?;
         let address = worker.address()?;
         let engine = Arc::new_cyclic(|me| Self {
@@ -197,6 +204,10 @@ impl Engine {
     /// The worker's address.
     pub(crate) fn address(&self) -> &Bytes {
         &self.address
+    }
+
+    pub(crate) fn rndv_scheme(&self) -> &str {
+        &self.settings.rndv_scheme
     }
 
     pub(crate) fn keys(&self) -> &Arc<Keys> {
@@ -255,7 +266,8 @@ impl Engine {
 
     /// Whether what is left is for another thread than one that posts.
     fn has_much_to_do(&self) -> bool {
-        self.is_loaded() || !self.state.lock().feeding.is_empty()
+        let state = self.state.lock();
+        self.is_loaded() || !state.feeding.is_empty() || !state.rndv.is_idle()
     }
 
     /// Nothing to do until the worker wakes us, or an order comes.

@@ -39,6 +39,7 @@ impl Engine {
             moved |= self.send_frames(&mut state, &entered);
             let inline = (caller == Caller::Core).then_some(until);
             moved |= self.feed(&mut state, &entered, inline);
+            moved |= self.rendezvous(&mut state, &entered, inline);
             let mut left = if inline.is_some() && self.is_loaded() {
                 0
             } else {
@@ -68,7 +69,11 @@ impl Engine {
                 Order::Dial(dial) => self.dial(state, entered, dial),
                 Order::Reach(reach) => self.reach(state, entered, reach),
                 Order::Post(rma) => self.begin(state, &rma, true),
-                Order::Cancel(conn) => self.resume(state, &conn),
+                Order::Move(rndv) => self.begin_rndv(state, &rndv),
+                Order::Cancel(conn) => {
+                    self.resume(state, &conn);
+                    self.rndv_look(state, &conn);
+                }
                 Order::Send(conn) => state.list(&conn),
                 Order::Close(conn, why) => self.close(state, &conn, why),
                 Order::Tick(now) => self.look_at_time(state, entered, now),
@@ -86,6 +91,7 @@ impl Engine {
 
     fn look_at_time(&self, state: &mut State, entered: &Entered<'_>, now: Instant) {
         self.due.store(0, Ordering::Relaxed);
+        self.rndv_tick(state, now);
         for conn in std::mem::take(&mut state.timed) {
             if let Some(at) = self.expire(state, entered, &conn, now) {
                 self.due_at(at);
@@ -171,6 +177,8 @@ impl Engine {
                 Event::Failed(tag, status) => self.endpoint_failed(state, entered, tag, status),
                 Event::Quiet(rma) => self.settle(state, entered, &rma),
                 Event::Reached(tag, result) => self.reached(state, entered, tag, result),
+                Event::Data(head, came) => self.came(state, entered, head, came),
+                Event::Flown(flight, result) => self.flown(state, entered, &flight, result),
                 Event::Foreign(message) => state.upcalls.push_back(Upcall::Foreign(message)),
             }
         }
@@ -181,6 +189,7 @@ impl Engine {
         let Some(conn) = state.conns.get(&tag).cloned() else {
             return;
         };
+        conn.inner.lock().rndv.failed = true;
         let why = status.error(entered.api(), "the connection failed");
         let text = why.message();
         let why = gone(format!("{text}; the peer died, closed or was cut off"));
@@ -219,6 +228,9 @@ impl Engine {
                     let (id, why) = decode_refusal(&body)?;
                     conn.imports.answered(id, Err(why))?;
                     self.resume(state, conn);
+                }
+                Kind::Ask | Kind::Ready | Kind::Done | Kind::Fail => {
+                    self.rndv_frame(state, conn, kind, &body)?;
                 }
                 Kind::Reject => {
                     let why = as_end(decode_error(&body)?);
