@@ -9,7 +9,6 @@ use nixl_ucx::{
     config::{Mode, UcxConfig},
 };
 
-
 /// A backend with these settings of UCX's.
 fn open(settings: &[(&str, &str)]) -> nixl_core::Result<UcxBackend> {
     let mut config = UcxConfig::default();

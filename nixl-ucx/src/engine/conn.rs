@@ -110,6 +110,8 @@ pub(super) struct Dialling {
     pub(super) until: Instant,
     /// The peer's UCX.
     pub(super) theirs: Version,
+    /// The address of its worker.
+    pub(super) worker: Bytes,
 }
 
 impl Conn {

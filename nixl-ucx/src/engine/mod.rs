@@ -10,6 +10,7 @@ mod greet;
 mod mailbox;
 mod rma;
 mod rndv;
+mod spares;
 mod step;
 
 use std::{
@@ -159,6 +160,7 @@ struct State {
     /// Connections in the handshake, and those that close: they have deadlines.
     timed: Vec<Arc<Conn>>,
     rndv: rndv::Yard,
+    spares: spares::Spares,
     upcalls: VecDeque<Upcall>,
     shut: bool,
 }

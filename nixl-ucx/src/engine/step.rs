@@ -79,6 +79,7 @@ impl Engine {
                 Order::Tick(now) => self.look_at_time(state, entered, now),
                 Order::Shutdown => {
                     state.shut = true;
+                    state.spares.clear();
                     let conns: Vec<_> = state.conns.values().cloned().collect();
                     for conn in conns {
                         self.close(state, &conn, gone("the agent shut down"));
@@ -187,7 +188,7 @@ impl Engine {
 
     fn endpoint_failed(&self, state: &mut State, entered: &Entered<'_>, tag: u64, status: Status) {
         let Some(conn) = state.conns.get(&tag).cloned() else {
-            return;
+            return state.spares.failed(tag);
         };
         conn.inner.lock().rndv.failed = true;
         let why = status.error(entered.api(), "the connection failed");

@@ -79,6 +79,10 @@ enum Asked {
     All,
 }
 
+fn cancelled() -> Error {
+    fail(ErrorKind::Cancelled, "cancelled")
+}
+
 impl Rndv {
     pub(crate) fn new(conn: &Arc<Conn>, plan: &Arc<Plan>) -> Self {
         Self {
@@ -225,6 +229,7 @@ impl Engine {
         }
         if rndv.is_stopped(&run) {
             decline(entered, came);
+            run.why.get_or_insert_with(cancelled);
             rndv.close(&mut run, name.chunk);
         } else {
             match came {
@@ -351,10 +356,7 @@ impl Engine {
         let result = match (done, closed) {
             (true, _) => Ok(()),
             (false, Err(why)) => Err(why),
-            (false, Ok(())) => Err(run
-                .why
-                .take()
-                .unwrap_or_else(|| fail(ErrorKind::Cancelled, "cancelled"))),
+            (false, Ok(())) => Err(run.why.take().unwrap_or_else(cancelled)),
         };
         let write = rndv.plan.op() == Op::Write;
         let loose = write && !run.open.is_empty();
