@@ -185,6 +185,7 @@ fn text_or_number<'de, D: Deserializer<'de>>(
 mod tests {
     use super::super::{Config, ErrorKind};
     use super::*;
+    use nixl_ucx::config::Mode as UcxMode;
 
     fn parse(text: &str) -> Result<UcxConfig> {
         Config::from_toml(text)?.ucx_config()
@@ -196,6 +197,7 @@ mod tests {
             [ucx]
             lib = "/opt/ucx/lib/libucp.so.0"
             profile = "staged"
+            mode = "rendezvous"
             tls = "^mm"
             net_devices = "mlx5_0:1"
             rndv_scheme = "put_zcopy"
@@ -214,6 +216,7 @@ mod tests {
             Some("/opt/ucx/lib/libucp.so.0")
         );
         assert_eq!(config.profile.unwrap().name(), "staged");
+        assert_eq!(config.mode, UcxMode::Rendezvous);
         for (key, value) in [
             ("TLS", "^mm"),
             ("NET_DEVICES", "mlx5_0:1"),
@@ -265,6 +268,7 @@ mod tests {
                 "profile = \"fast\"",
                 ["ucx.profile = \"fast\"", "auto, rdma, efa"],
             ),
+            ("mode = \"both\"", ["ucx.mode: ", "auto, rma or rendezvous"]),
             (
                 "rndv_scheme = \"zcopy\"",
                 ["ucx.rndv_scheme: ", "get_zcopy, put_zcopy"],

@@ -3,6 +3,8 @@
 //!
 //! `NIXL_RS_UCX_LIB` names another libucp than the one that is found.
 
+mod agents;
+
 use nixl_core::backend::Backend as _;
 use nixl_ucx::{
     Options, RNDV_CMA, RNDV_TCP, UcxBackend,
