@@ -70,7 +70,7 @@ fn cost(way: Way, class: PathClass) -> Cost {
         (Way::Rma, _) => cost(80_000, 5_000, 600_000_000),
         (Way::Rendezvous, PathClass::Rdma) => cost(30_000, 300, 4_000_000_000),
         (Way::Rendezvous, PathClass::CrossMemory) => cost(100_000, 500, 2_500_000_000),
-        (Way::Rendezvous, _) => cost(150_000, 500, 1_200_000_000),
+        (Way::Rendezvous, _) => cost(150_000, 500, 1_000_000_000),
     }
 }
 

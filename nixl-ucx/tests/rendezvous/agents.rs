@@ -79,7 +79,8 @@ fn request(agent: &Agent, op: Op, here: &Region, there: u64) -> Request {
 
 fn run(request: &Request) -> nixl_core::Result<Receipt> {
     request.post()?;
-    request.wait(PATIENCE)
+    request.wait(PATIENCE)?;
+    Ok(request.receipt().expect("it ended well"))
 }
 
 fn memory(agent: &Agent) -> Region {
@@ -120,7 +121,7 @@ fn large_transfers_over_emulated_lanes_go_by_rendezvous() {
     let receipt = run(&read).expect("the READ");
     check(&two.region, 1);
     assert_eq!(receipt.path, RNDV_TCP);
-    assert_eq!(receipt.lanes, "ucx:tcp,rndv=put_zcopy");
+    assert_eq!(&*receipt.lanes, "ucx:tcp,rndv=put_zcopy");
     fill(&two.region, 2);
     let write = request(&two.here, Op::Write, &two.region, two.theirs.addr());
     let receipt = run(&write).expect("the WRITE");
@@ -306,7 +307,7 @@ fn a_killed_peer_is_gone_and_its_successor_is_met() {
     peer.signal(Signal::KILL);
     let begun = Instant::now();
     // The first may have been through before the signal; the next one cannot be.
-    let ended = read.wait(PATIENCE).and_then(|_| run(&read));
+    let ended = read.wait(PATIENCE).and_then(|()| run(&read));
     let e = ended.expect_err("the peer is dead");
     assert_eq!(e.kind(), ErrorKind::PeerGone, "{e}");
     assert!(begun.elapsed() < PATIENCE, "in bounded time");
