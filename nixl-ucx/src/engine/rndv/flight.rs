@@ -66,9 +66,10 @@ impl Load {
     ///
     /// As [`gather`].
     pub(super) unsafe fn gather(&self, buffer: &mut [u8]) {
-        // SAFETY: INV-2, the caller says so.
         match self {
+            // SAFETY: INV-2, the caller says so.
             Self::Own(rndv, chunk) => unsafe { gather(rndv.blocks(*chunk), buffer) },
+            // SAFETY: INV-2, as above.
             Self::Peers(serve) => unsafe { gather(serve.blocks(), buffer) },
         }
     }
