@@ -1,7 +1,6 @@
 //! The backend as core sees it.
 
 use std::{
-    fmt::Write as _,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -11,8 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use nixl_core::{
-    BackendName, Cost, ErrorKind, MemKind, Op, PathCaps, PathClass, PathName, Reach, Region,
-    Result, Revocation,
+    BackendName, ErrorKind, PathCaps, Region, Result,
     backend::{Backend, ConnectDone, Context, NixlFace, PeerAddress},
     error::fail,
     mem::Registration,
@@ -27,21 +25,11 @@ use crate::{
     fault::unsupported,
     keys::Keys,
     modules,
+    paths::paths,
     ucp::{self, Worker},
 };
 
 pub(crate) const UCX: BackendName = "ucx";
-/// Path over lanes of RDMA devices.
-pub const RDMA: PathName = "ucx";
-/// Path over lanes that copy between processes of one host.
-pub const CMA: PathName = "ucx_cma";
-/// Path over anything else, which is emulated by messages.
-pub const TCP: PathName = "ucx_tcp";
-
-const HOST_MEMORY: &[(Op, MemKind, MemKind)] = &[
-    (Op::Read, MemKind::Dram, MemKind::Dram),
-    (Op::Write, MemKind::Dram, MemKind::Dram),
-];
 
 /// How long the last operations may take when the backend is dropped.
 const LAST: Duration = Duration::from_secs(2);
@@ -64,7 +52,8 @@ impl Default for Options {
     }
 }
 
-/// RDMA, and whatever else libucp offers: the paths [`RDMA`], [`CMA`] and [`TCP`].
+/// RDMA, and whatever else libucp offers: the paths [`RDMA`](crate::RDMA), [`CMA`](crate::CMA) and
+/// [`TCP`](crate::TCP), and their two-sided counterparts.
 pub struct UcxBackend {
     options: Options,
     context: ucp::Context,
@@ -78,47 +67,6 @@ pub struct UcxBackend {
 struct Node {
     engines: Vec<Arc<Engine>>,
     next: AtomicUsize,
-}
-
-/// The class of lanes that a path stands for.
-pub(crate) fn class_of_path(path: PathName) -> Option<PathClass> {
-    match path {
-        RDMA => Some(PathClass::Rdma),
-        CMA => Some(PathClass::CrossMemory),
-        TCP => Some(PathClass::Tcp),
-        _ => None,
-    }
-}
-
-fn path(path: PathName, class: PathClass, reach: Reach, cost: Cost) -> PathCaps {
-    PathCaps {
-        path,
-        backend: UCX,
-        class,
-        wire: 1..=1,
-        reach,
-        mem: HOST_MEMORY,
-        needs_shareable: false,
-        // Connecting needs it on every path, and emulated operations do on most.
-        target_must_progress: true,
-        revocation: Revocation::Cooperative,
-        cost,
-    }
-}
-
-/// Advertised until measured. One system call a block makes CMA through UCX slower than ours,
-/// and so does the copying at the peer with TCP.
-fn path_of(class: PathClass) -> PathCaps {
-    let cost = |latency_ns, per_desc_ns, bytes_per_sec| Cost {
-        latency_ns,
-        per_desc_ns,
-        bytes_per_sec,
-    };
-    match class {
-        PathClass::Rdma => path(RDMA, class, Reach::Fabric, cost(5_000, 150, 12_000_000_000)),
-        PathClass::CrossMemory => path(CMA, class, Reach::Host, cost(6_000, 900, 5_000_000_000)),
-        _ => path(TCP, class, Reach::Routed, cost(80_000, 5_000, 600_000_000)),
-    }
 }
 
 impl UcxBackend {
@@ -166,7 +114,7 @@ impl UcxBackend {
         let path = path.unwrap_or_default();
         tracing::info!(%version, path, profile = %report.profile, "UCX is set up");
         Ok(Self {
-            paths: paths(&context, known >= Some(CMA_SINCE))?,
+            paths: paths(&context, config.mode, known >= Some(CMA_SINCE))?,
             options,
             context,
             library,
@@ -191,6 +139,12 @@ impl UcxBackend {
         Some(self.node.get()?.engines.first()?.address().clone())
     }
 
+    fn rndv_scheme(&self) -> String {
+        let setting = self.report.setting("RNDV_SCHEME");
+        let value = setting.filter(|s| s.ignored.is_none()).map(|s| &*s.value);
+        value.unwrap_or("auto").to_owned()
+    }
+
     fn make_node(&self, ctx: &Context) -> Result<Node> {
         let engine = |_| {
             let settings = Settings {
@@ -198,6 +152,7 @@ impl UcxBackend {
                 keys: self.keys.clone(),
                 version: self.library.version(),
                 connect_timeout: self.options.connect_timeout,
+                rndv_scheme: self.rndv_scheme(),
             };
             Engine::start(ctx.clone(), settings)
         };
@@ -253,36 +208,6 @@ impl UcxBackend {
 fn understand(a: Version, b: Version) -> bool {
     let release = |v: Version| (v.major, v.minor);
     release(a) == release(b) || (a.at_least(1, 22) && b.at_least(1, 22) && a.major == b.major)
-}
-
-/// One path for each class of transport that the context has. `cma`: this UCX uses CMA for
-/// one-sided operations.
-fn paths(context: &ucp::Context, cma: bool) -> Result<Vec<PathCaps>> {
-    let resources = context.resources();
-    let has = |class| {
-        if class == PathClass::CrossMemory && !cma {
-            return false;
-        }
-        let mut classes = resources.iter().map(|(tl, _)| ucp::class_of(tl));
-        classes.any(|c| c == class)
-    };
-    let all = [PathClass::Rdma, PathClass::CrossMemory, PathClass::Tcp];
-    let paths: Vec<_> = all.into_iter().filter(|c| has(*c)).map(path_of).collect();
-    let mut names = String::new();
-    for (transport, device) in &resources {
-        // Writing to a string does not fail.
-        let _ = write!(names, " {transport}/{device}");
-    }
-    tracing::info!("UCX transports:{names}");
-    if !has(PathClass::Rdma) && has(PathClass::Tcp) {
-        tracing::warn!("no RDMA transports available to UCX, falling back to TCP between hosts");
-    }
-    if paths.is_empty() {
-        return Err(unsupported(format!(
-            "UCX has no transport for this agent (it has:{names}); see UCX_TLS"
-        )));
-    }
-    Ok(paths)
 }
 
 impl Backend for UcxBackend {

@@ -10,9 +10,9 @@ use nixl_core::{
 };
 
 use crate::{
-    backend::class_of_path,
-    engine::{Conn, Order, Rma},
+    engine::{Conn, Order, Rma, Rndv},
     fault::{closed_here, unsupported},
+    paths::{Way, way_of_path},
 };
 
 /// The endpoint that core holds.
@@ -20,13 +20,20 @@ pub(crate) struct UcxEndpoint(pub(crate) Arc<Conn>);
 
 impl UcxEndpoint {
     /// Errors unless `path` is what UCX uses for this connection.
-    fn check_path(&self, path: PathName) -> Result<()> {
-        let Some(class) = class_of_path(path) else {
+    fn check_path(&self, path: PathName) -> Result<Way> {
+        let Some((way, class)) = way_of_path(path) else {
             return Err(unsupported(format!("the ucx backend has no path {path:?}")));
         };
         let lanes = self.0.lanes();
-        if lanes.class() == class {
-            return Ok(());
+        let has = match way {
+            Way::Rma => lanes.class(),
+            Way::Rendezvous => lanes.class_of_bulk(),
+        };
+        if way == Way::Rendezvous && self.0.is_foreign() {
+            return Err(unsupported("NIXL's agents do not take part in rendezvous"));
+        }
+        if has == class {
+            return Ok(way);
         }
         let how = if lanes.is_emulated() {
             ", by messages that the peer's processor copies from"
@@ -53,7 +60,9 @@ unsafe impl Endpoint for UcxEndpoint {
                 "the ucx backend moves host memory so far, not {ours:?} to or from {theirs:?}"
             )));
         }
-        self.check_path(path)?;
+        if self.check_path(path)? == Way::Rendezvous {
+            return Ok(Arc::new(Rndv::new(conn, plan)));
+        }
         let transfer = Arc::new(Rma::new(conn, plan));
         // The keys are asked for now, so that a post finds them there.
         conn.engine.order(Order::Send(conn.clone()));
@@ -72,8 +81,12 @@ unsafe impl Endpoint for UcxEndpoint {
         self.0.imports.forget(region);
     }
 
-    fn describe(&self, _: PathName) -> String {
-        self.0.lanes().to_string()
+    fn describe(&self, path: PathName) -> String {
+        let lanes = self.0.lanes();
+        match way_of_path(path) {
+            Some((Way::Rendezvous, _)) => lanes.bulk_names(self.0.engine.rndv_scheme()),
+            _ => lanes.to_string(),
+        }
     }
 
     fn close(&self) {

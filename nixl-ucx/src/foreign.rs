@@ -13,6 +13,7 @@ use crate::{
     backend::{UCX, UcxBackend},
     engine::{Engine, Foreign, Order},
     fault::unsupported,
+    paths::one_sided,
     shape,
 };
 
@@ -37,7 +38,7 @@ impl UcxBackend {
         NixlFace {
             name: "UCX",
             conn: self.worker_address().filter(|_| spoken),
-            paths: self.paths().iter().map(|caps| caps.path).collect(),
+            paths: one_sided(self.paths()),
         }
     }
 

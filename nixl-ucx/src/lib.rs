@@ -15,10 +15,12 @@ mod foreign;
 mod imports;
 mod keys;
 mod modules;
+mod paths;
 pub mod shape;
 mod ucp;
 mod wire;
 
 pub use address::MAX_WORKERS;
-pub use backend::{CMA, Options, RDMA, TCP, UcxBackend};
+pub use backend::{Options, UcxBackend};
+pub use paths::{CMA, RDMA, RNDV, RNDV_CMA, RNDV_TCP, TCP};
 pub use ucx_sys::Version;

@@ -42,11 +42,19 @@ pub(crate) enum Kind {
     Refuse = 9,
     /// Nothing of the sender's is in flight on the connection any more, nor will be.
     Gone = 10,
+    /// Asks the owner to send or to take one chunk of a rendezvous.
+    Ask = 11,
+    /// The asker may send its chunk.
+    Ready = 12,
+    /// The chunk is where it belongs.
+    Done = 13,
+    /// The chunk was refused, and why.
+    Fail = 14,
 }
 
 impl Kind {
     fn from_number(n: u8) -> Result<Self> {
-        const ALL: [Kind; 10] = [
+        const ALL: [Kind; 14] = [
             Kind::Hello,
             Kind::Reply,
             Kind::Finish,
@@ -57,6 +65,10 @@ impl Kind {
             Kind::Grant,
             Kind::Refuse,
             Kind::Gone,
+            Kind::Ask,
+            Kind::Ready,
+            Kind::Done,
+            Kind::Fail,
         ];
         let found = ALL.into_iter().find(|kind| *kind as u8 == n);
         found.ok_or_else(|| misbehaved(format!("a frame of unknown kind {n}")))
@@ -258,7 +270,7 @@ pub(crate) fn decode_error(bytes: &[u8]) -> Result<Error> {
     ))
 }
 
-fn garbled(why: Error) -> Error {
+pub(crate) fn garbled(why: Error) -> Error {
     misbehaved(format!("a frame does not decode: {}", why.message()))
 }
 
@@ -316,7 +328,7 @@ mod tests {
             assert!(Head::decode(&head[..n]).is_err());
         }
         assert!(Head::decode(&[&head[..], &[0]].concat()).is_err());
-        for kind in [0, 11, 255] {
+        for kind in [0, 15, 255] {
             let mut bad = head;
             bad[0] = kind;
             let e = Head::decode(&bad).unwrap_err();

@@ -25,6 +25,8 @@ pub struct UcxSection {
     pub profile: String,
     /// Workers, 1 to 64.
     pub workers: usize,
+    /// `auto`, `rma` or `rendezvous`: how data moves.
+    pub mode: String,
     /// Transports, or `^` and those to exclude.
     pub tls: String,
     /// Devices.
@@ -57,6 +59,7 @@ impl Default for UcxSection {
             lib: String::new(),
             profile: "auto".to_owned(),
             workers: 1,
+            mode: "auto".to_owned(),
             tls: String::new(),
             net_devices: String::new(),
             rndv_scheme: String::new(),
@@ -92,6 +95,9 @@ impl UcxSection {
                 "ucx.workers = {workers}: expected 1 to {MAX_WORKERS}"
             )));
         }
+        let data = self.mode.parse();
+        config.mode =
+            data.map_err(|e: nixl_core::Error| misuse(format!("ucx.mode: {}", e.message())))?;
         // Whoever allows TCP at last does not mind it inside UCX.
         config.strict = matches!(mode, Mode::Strict(floor) if floor < PathClass::Tcp);
         for (key, value) in self.named().into_iter().filter(|(_, v)| !v.is_empty()) {
@@ -188,6 +194,7 @@ fn text_or_number<'de, D: Deserializer<'de>>(
 mod tests {
     use super::super::{Config, ErrorKind};
     use super::*;
+    use nixl_ucx::config::Mode as UcxMode;
 
     fn parse(text: &str) -> Result<UcxConfig> {
         Config::from_toml(text)?.ucx_config()
@@ -199,6 +206,7 @@ mod tests {
             [ucx]
             lib = "/opt/ucx/lib/libucp.so.0"
             profile = "staged"
+            mode = "rendezvous"
             tls = "^mm"
             net_devices = "mlx5_0:1"
             rndv_scheme = "put_zcopy"
@@ -217,6 +225,7 @@ mod tests {
             Some("/opt/ucx/lib/libucp.so.0")
         );
         assert_eq!(config.profile.unwrap().name(), "staged");
+        assert_eq!(config.mode, UcxMode::Rendezvous);
         for (key, value) in [
             ("TLS", "^mm"),
             ("NET_DEVICES", "mlx5_0:1"),
@@ -268,6 +277,7 @@ mod tests {
                 "profile = \"fast\"",
                 ["ucx.profile = \"fast\"", "auto, rdma, efa"],
             ),
+            ("mode = \"both\"", ["ucx.mode: ", "auto, rma or rendezvous"]),
             (
                 "rndv_scheme = \"zcopy\"",
                 ["ucx.rndv_scheme: ", "get_zcopy, put_zcopy"],

@@ -93,8 +93,19 @@ fn names(list: &[String], path: PathName, backend: BackendName) -> Option<usize>
 }
 
 /// Paths and backends of this library, whether or not an agent has them.
-const KNOWN: [&str; 10] = [
-    "local", "shm", "cma", "cuda_ipc", "ipc", "tcp", "ucx", "ucx_cma", "ucx_rndv", "ucx_tcp",
+const KNOWN: [&str; 12] = [
+    "local",
+    "shm",
+    "cma",
+    "cuda_ipc",
+    "ipc",
+    "tcp",
+    "ucx",
+    "ucx_cma",
+    "ucx_rndv",
+    "ucx_rndv_cma",
+    "ucx_rndv_tcp",
+    "ucx_tcp",
 ];
 
 impl Policy {

@@ -7,6 +7,7 @@
 
 mod gid;
 mod known;
+mod mode;
 mod plan;
 mod profile;
 mod registration;
@@ -21,6 +22,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 use nixl_core::{Error, ErrorKind, Result};
 
 pub use known::UcxVersion;
+pub use mode::Mode;
 pub(crate) use plan::CMA_SINCE;
 pub use plan::{Plan, plan};
 pub use profile::Profile;
@@ -35,6 +37,8 @@ pub struct UcxConfig {
     pub profile: Option<Profile>,
     /// No `tcp`, no `sysv` and no emulation; UCX older than 1.21 is refused.
     pub strict: bool,
+    /// How data moves.
+    pub mode: Mode,
     settings: BTreeMap<String, String>,
 }
 

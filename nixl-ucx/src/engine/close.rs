@@ -53,6 +53,7 @@ impl Engine {
             Stage::Open | Stage::Closing(_) | Stage::Closed => {}
         }
         self.resume(state, conn);
+        self.rndv_closing(state, conn);
         state.timed.push(conn.clone());
         self.due_at(Instant::now());
     }
@@ -88,6 +89,7 @@ impl Engine {
             }
         }
         self.force(entered, conn);
+        self.rndv_cut(state, conn);
         conn.imports.close();
         self.bid_farewell(state, conn);
     }
@@ -96,7 +98,8 @@ impl Engine {
     pub(super) fn bid_farewell(&self, state: &mut State, conn: &Arc<Conn>) {
         {
             let inner = conn.inner.lock();
-            if !matches!(inner.stage, Stage::Closed) || inner.posts > 0 {
+            let quiet = inner.posts == 0 && inner.rndv.is_quiet();
+            if !matches!(inner.stage, Stage::Closed) || !quiet {
                 return;
             }
         }
@@ -150,10 +153,11 @@ impl Engine {
         now: Instant,
         until: Instant,
     ) -> Option<Instant> {
-        let (drained, granted, said, heard) = {
+        let (posts, drained, granted, said, heard) = {
             let inner = conn.inner.lock();
             (
-                inner.posts == 0,
+                inner.posts,
+                inner.posts == 0 && inner.rndv.is_quiet(),
                 inner.granted,
                 inner.said_gone,
                 inner.heard_gone,
@@ -169,7 +173,7 @@ impl Engine {
             self.cut(state, entered, conn);
             return None;
         }
-        if late && !drained {
+        if late && posts > 0 {
             // Our own operations end; the peer may still say that it is through.
             self.force(entered, conn);
         }

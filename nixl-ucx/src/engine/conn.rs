@@ -17,7 +17,7 @@ use nixl_core::{
 use parking_lot::Mutex;
 use ucx_sys::Version;
 
-use super::{Engine, rma::Rma};
+use super::{Engine, rma::Rma, rndv};
 use crate::{
     fault::misbehaved,
     imports::Imports,
@@ -78,6 +78,7 @@ pub(super) struct Inner {
     early: BTreeMap<u64, (Kind, Vec<u8>)>,
     /// Transfers that wait for remote keys.
     pub(super) waiting: Vec<Arc<Rma>>,
+    pub(super) rndv: rndv::Side,
     /// Posts whose token is out.
     pub(super) posts: usize,
     /// The peer got a key to memory of ours, so it may have operations on it in flight.
@@ -111,6 +112,8 @@ pub(super) struct Dialling {
     pub(super) until: Instant,
     /// The peer's UCX.
     pub(super) theirs: Version,
+    /// The address of its worker.
+    pub(super) worker: Bytes,
 }
 
 impl Conn {
@@ -144,12 +147,18 @@ impl Conn {
                 next: 0,
                 early: BTreeMap::new(),
                 waiting: Vec::new(),
+                rndv: rndv::Side::default(),
                 posts: 0,
                 granted: false,
                 said_gone: false,
                 heard_gone: false,
             }),
         }
+    }
+
+    /// The peer is an agent of NIXL's.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.whose == Whose::Nixl
     }
 
     /// The lanes, as they were when last looked at.

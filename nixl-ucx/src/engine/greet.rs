@@ -37,7 +37,7 @@ impl Engine {
             worker,
             done,
         } = dial;
-        let begin = || {
+        let mut begin = || {
             if state.shut {
                 return Err(gone("the agent shut down"));
             }
@@ -45,7 +45,10 @@ impl Engine {
             let (shake, hello) = ClientHandshake::new(CHANNEL, me, peer.identity())?;
             let from: Token = auth::random()?;
             let worker = &address.workers[worker % address.workers.len()];
-            let endpoint = entered.connect(worker, state.last + 1)?;
+            let endpoint = match state.spares.take(worker, state.last + 1) {
+                Some(endpoint) => endpoint,
+                None => entered.connect(worker, state.last + 1)?,
+            };
             let head = Head {
                 kind: Kind::Hello,
                 to: Token::default(),
@@ -54,9 +57,9 @@ impl Engine {
             let proof = &hello;
             let body = Shake { from, proof }.encode();
             self.shout(entered, &endpoint, &head, body)?;
-            Ok((shake, from, endpoint))
+            Ok((shake, from, endpoint, worker.clone()))
         };
-        let (shake, from, endpoint) = match begin() {
+        let (shake, from, endpoint, worker) = match begin() {
             Ok(begun) => begun,
             Err(why) => return state.upcalls.push_back(Upcall::Refused(done, why)),
         };
@@ -65,6 +68,7 @@ impl Engine {
             done,
             until,
             theirs: address.version,
+            worker,
         };
         let stage = Stage::Hello(Box::new(shake), dialling);
         let name = peer.card.name.clone();
@@ -141,12 +145,25 @@ impl Engine {
             Kind::Reply if due => self.replied(state, entered, conn, &body)?,
             Kind::Reject if due => {
                 let why = decode_error(&body)?.with_peer(&conn.peer);
+                self.spare(state, conn);
                 self.fail(state, entered, conn, why);
             }
             // The name used in the handshake serves for nothing else.
             _ => {}
         }
         Ok(None)
+    }
+
+    /// Keeps the endpoint of a connection that was refused.
+    fn spare(&self, state: &mut State, conn: &Conn) {
+        let mut inner = conn.inner.lock();
+        let worker = match &inner.stage {
+            Stage::Hello(_, dialling) | Stage::Finish(dialling) => dialling.worker.clone(),
+            _ => return,
+        };
+        if let Some(endpoint) = inner.endpoint.take() {
+            state.spares.put(worker, conn.tag, endpoint);
+        }
     }
 
     /// Client: the server has answered. Proves who we are and says where we are.

@@ -20,11 +20,16 @@ use nixl_core::{
 };
 use parking_lot::Mutex;
 
-use super::{CHANNEL, foreign::NOTIFICATION, rma::Rma};
+use super::{
+    CHANNEL,
+    foreign::NOTIFICATION,
+    rma::Rma,
+    rndv::{self, Came, DataHead, Flight},
+};
 use crate::{
     fault::{gone, misbehaved},
     shape,
-    ucp::{Reply, Sink, Status, Way},
+    ucp::{Promise, Reply, Sink, Status, Way},
     wire::{Finish, Head, Kind, Shake, Token, encode_error},
 };
 
@@ -49,6 +54,10 @@ pub(super) enum Event {
     Reached(u64, Result<(), Status>),
     /// A notification of a NIXL agent.
     Foreign(Vec<u8>),
+    /// Data of a rendezvous.
+    Data(DataHead, Came),
+    /// UCX is through with data of a rendezvous.
+    Flown(Arc<Flight>, std::result::Result<(), Status>),
 }
 
 /// A client that proved who it is.
@@ -221,6 +230,12 @@ impl Sink for Mailbox {
         if id == NOTIFICATION && head.is_empty() {
             return self.push(Event::Foreign(body.to_vec()));
         }
+        if id == rndv::DATA {
+            // Of whoever can reach the worker: dropped without a word.
+            return DataHead::decode(head).map_or((), |head| {
+                self.push(Event::Data(head, Came::Bytes(body.to_vec())));
+            });
+        }
         let head = match Head::decode(head) {
             Ok(head) => head,
             Err(why) => return tracing::debug!(%why, "dropping a UCX message"),
@@ -235,6 +250,16 @@ impl Sink for Mailbox {
                 Err(refused) => reject(reply, refused),
             },
             _ => self.push(Event::Frame(head, body.to_vec())),
+        }
+    }
+
+    fn promised(&self, id: u32, head: &[u8], promise: Promise) -> bool {
+        match DataHead::decode(head) {
+            Ok(head) if id == rndv::DATA => {
+                self.push(Event::Data(head, Came::Promise(promise)));
+                true
+            }
+            _ => false,
         }
     }
 

@@ -11,6 +11,8 @@ mod greet;
 mod mailbox;
 mod park;
 mod rma;
+mod rndv;
+mod spares;
 mod step;
 
 use std::{
@@ -38,6 +40,7 @@ pub(crate) use foreign::Foreign;
 use mailbox::Mailbox;
 use park::Parked;
 pub(crate) use rma::Rma;
+pub(crate) use rndv::Rndv;
 
 use crate::{
     address::Address,
@@ -67,6 +70,8 @@ pub(crate) enum Order {
     Dial(Dial),
     Reach(Foreign),
     Post(Arc<Rma>),
+    /// A post that moves by rendezvous.
+    Move(Arc<Rndv>),
     /// Posts of the connection that wait for keys may have been cancelled.
     Cancel(Arc<Conn>),
     Send(Arc<Conn>),
@@ -126,6 +131,8 @@ pub(crate) struct Settings {
     pub(crate) keys: Arc<Keys>,
     pub(crate) version: Version,
     pub(crate) connect_timeout: Duration,
+    /// The scheme of rendezvous that UCX was told to use.
+    pub(crate) rndv_scheme: String,
 }
 
 pub(crate) struct Engine {
@@ -175,6 +182,8 @@ struct State {
     timed: Vec<Arc<Conn>>,
     /// Of connections that are over.
     parked: Vec<Parked>,
+    rndv: rndv::Yard,
+    spares: spares::Spares,
     upcalls: VecDeque<Upcall>,
     shut: bool,
 }
@@ -186,7 +195,7 @@ impl Engine {
         let worker = Worker::new(
             &settings.context,
             mailbox.clone(),
-            &[MESSAGES, foreign::NOTIFICATION],
+            &[MESSAGES, foreign::NOTIFICATION, rndv::DATA],
         )?;
         let address = worker.address()?;
         let engine = Arc::new_cyclic(|me| Self {
@@ -224,6 +233,10 @@ impl Engine {
     /// The worker's address.
     pub(crate) fn address(&self) -> &Bytes {
         &self.address
+    }
+
+    pub(crate) fn rndv_scheme(&self) -> &str {
+        &self.settings.rndv_scheme
     }
 
     pub(crate) fn keys(&self) -> &Arc<Keys> {
@@ -325,7 +338,8 @@ impl Engine {
 
     /// Whether what is left is for another thread than one that posts.
     fn has_much_to_do(&self) -> bool {
-        self.is_loaded() || !self.state.lock().feeding.is_empty()
+        let state = self.state.lock();
+        self.is_loaded() || !state.feeding.is_empty() || !state.rndv.is_idle()
     }
 
     /// Nothing to do until the worker wakes us, or an order comes.
@@ -387,7 +401,11 @@ impl Engine {
     fn has_unfinished(&self) -> bool {
         let state = self.state.lock();
         let over = state.conns.is_empty() && state.upcalls.is_empty() && state.timed.is_empty();
-        !over || !self.orders.lock().is_empty()
+        !over || self.orders_left()
+    }
+
+    fn orders_left(&self) -> bool {
+        !self.orders.lock().is_empty()
     }
 
     /// This engine, unless it is being dropped.

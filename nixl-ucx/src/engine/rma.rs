@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::{Conn, Engine, INLINE_BYTES, Order, State, Upcall, blame::name_memory, mailbox::Event};
 use crate::{
+    fault::unsupported,
     imports::{Grant, Slot},
     keys::Key,
     ucp::{Api, Block, Done, Endpoint, Entered, Posted, Status},
@@ -150,6 +151,11 @@ impl Rma {
             return why;
         }
         match Status::from_code(self.failed.load(Ordering::Acquire)) {
+            // A connection that ends says so. Otherwise UCX itself gives up what it cannot do.
+            Some(Status::CANCELED) => unsupported(
+                "UCX refuses one-sided operations over the lanes of this connection (its log says \
+                 why; see UCX_PROTO_EMULATION_ENABLE)",
+            ),
             Some(status) => status.error(api, "a one-sided operation failed"),
             None => fail(ErrorKind::Cancelled, "cancelled"),
         }

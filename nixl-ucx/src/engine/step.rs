@@ -52,10 +52,11 @@ impl Engine {
         let mut state = self.state.lock();
         let entered = self.worker.enter();
         let orders = self.take_orders(&mut state, &entered);
-        let brief = brief && orders != Orders::Others;
+        let brief = brief && orders != Orders::Others && state.rndv.is_idle();
         let sent = self.send_frames(&mut state, &entered);
         let inline = (caller == Caller::Core).then_some(until);
         let mut moved = self.feed(&mut state, &entered, inline);
+        moved |= self.rendezvous(&mut state, &entered, inline);
         moved |= orders != Orders::None || sent;
         if !brief {
             self.armed.store(false, Ordering::Relaxed);
@@ -67,7 +68,7 @@ impl Engine {
         };
         moved |= self.progress(&entered, looks, until, brief);
         let came = self.take_events(&mut state, &entered);
-        let left = sent || !state.sending.is_empty() || !state.feeding.is_empty();
+        let left = sent || state.has_work();
         match came {
             Came::Nothing if !moved => Stepped::Idle,
             Came::Nothing | Came::Quiet if brief && !left && self.is_still() => Stepped::Over,
@@ -88,7 +89,7 @@ impl Engine {
                 return true;
             }
             self.take_events(&mut state, &entered);
-            if !state.sending.is_empty() || !state.feeding.is_empty() {
+            if state.has_work() {
                 return false;
             }
         }
@@ -128,12 +129,17 @@ impl Engine {
                 Order::Dial(dial) => self.dial(state, entered, dial),
                 Order::Reach(reach) => self.reach(state, entered, reach),
                 Order::Post(rma) => self.begin(state, &rma, true),
-                Order::Cancel(conn) => self.resume(state, &conn),
+                Order::Move(rndv) => self.begin_rndv(state, &rndv),
+                Order::Cancel(conn) => {
+                    self.resume(state, &conn);
+                    self.rndv_look(state, &conn);
+                }
                 Order::Send(conn) => state.list(&conn),
                 Order::Close(conn, why) => self.close(state, &conn, why),
                 Order::Tick(now) => self.look_at_time(state, entered, now),
                 Order::Shutdown => {
                     state.shut = true;
+                    state.spares.clear();
                     let conns: Vec<_> = state.conns.values().cloned().collect();
                     for conn in conns {
                         self.close(state, &conn, gone("the agent shut down"));
@@ -146,6 +152,7 @@ impl Engine {
 
     fn look_at_time(&self, state: &mut State, entered: &Entered<'_>, now: Instant) {
         self.due.store(0, Ordering::Relaxed);
+        self.rndv_tick(state, now);
         for conn in std::mem::take(&mut state.timed) {
             if let Some(at) = self.expire(state, entered, &conn, now) {
                 self.due_at(at);
@@ -234,6 +241,8 @@ impl Engine {
                 Event::Failed(tag, status) => self.endpoint_failed(state, entered, tag, status),
                 Event::Quiet(rma) => self.settle(state, entered, &rma),
                 Event::Reached(tag, result) => self.reached(state, entered, tag, result),
+                Event::Data(head, came) => self.came(state, entered, head, came),
+                Event::Flown(flight, result) => self.flown(state, entered, &flight, result),
                 Event::Foreign(message) => state.upcalls.push_back(Upcall::Foreign(message)),
             }
         }
@@ -242,9 +251,14 @@ impl Engine {
 
     fn endpoint_failed(&self, state: &mut State, entered: &Entered<'_>, tag: u64, status: Status) {
         let Some(conn) = state.conns.get(&tag).cloned() else {
+            state.spares.failed(tag);
             return self.unpark(state, entered, tag);
         };
-        conn.inner.lock().answered = true;
+        {
+            let mut inner = conn.inner.lock();
+            inner.answered = true;
+            inner.rndv.failed = true;
+        }
         let why = status.error(entered.api(), "the connection failed");
         let why = gone(why.message().to_owned());
         self.fail(state, entered, &conn, why);
@@ -284,6 +298,9 @@ impl Engine {
                     let (id, why) = decode_refusal(&body)?;
                     conn.imports.answered(id, Err(why))?;
                     self.resume(state, conn);
+                }
+                Kind::Ask | Kind::Ready | Kind::Done | Kind::Fail => {
+                    self.rndv_frame(state, conn, kind, &body)?;
                 }
                 Kind::Reject => {
                     let why = as_end(decode_error(&body)?);
@@ -419,6 +436,11 @@ impl Upcall {
 }
 
 impl State {
+    /// Whether something can be sent or asked for.
+    fn has_work(&self) -> bool {
+        !self.sending.is_empty() || !self.feeding.is_empty() || !self.rndv.is_idle()
+    }
+
     /// Notes that a connection has frames to send.
     pub(super) fn list(&mut self, conn: &Arc<Conn>) {
         if !conn.listed.swap(true, Ordering::Relaxed) {

@@ -9,6 +9,7 @@ use ucx_sys as sys;
 use super::{
     Api, Status,
     request::{Params, Parcel, launch},
+    rndv::Promise,
     worker::argument,
 };
 
@@ -16,6 +17,9 @@ use super::{
 pub(crate) trait Sink: Send + Sync + 'static {
     /// An active message with number `id`; eager, whole.
     fn received(&self, id: u32, head: &[u8], body: &[u8], reply: &Reply<'_>);
+
+    /// A peer offers data under number `id`. False: nobody wants it.
+    fn promised(&self, id: u32, head: &[u8], promise: Promise) -> bool;
 
     /// The endpoint that was made with `tag` failed.
     fn failed(&self, tag: u64, status: Status);
@@ -124,12 +128,16 @@ unsafe extern "C" fn receive(
     let receiver = unsafe { &*arg.cast::<Receiver>().cast_const() };
     // SAFETY: INV-5, UCX passes a structure that lives for the call.
     let param = unsafe { &*param };
-    if param.recv_attr & PROMISE != 0 {
-        // Nobody of ours sends these; without a fetch UCX lets the sender know that it is not taken.
-        return sys::ucs_status_t::UCS_OK;
-    }
     // SAFETY: INV-5, UCX says that so many bytes stand there for the call.
     let head = unsafe { bytes(head, head_len) };
+    if param.recv_attr & PROMISE != 0 {
+        let promise = Promise::new(data, len);
+        // Without a fetch UCX lets the sender know that it is not taken.
+        return match receiver.sink.promised(receiver.id, head, promise) {
+            true => sys::ucs_status_t::UCS_INPROGRESS,
+            false => sys::ucs_status_t::UCS_OK,
+        };
+    }
     // SAFETY: INV-5, as above.
     let body = unsafe { bytes(data.cast_const(), len) };
     let endpoint = (param.recv_attr & HAS_REPLY != 0).then_some(param.reply_ep);

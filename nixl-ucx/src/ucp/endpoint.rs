@@ -1,6 +1,13 @@
 //! Endpoints, remote keys, and the operations on them.
 
-use std::{ffi::c_void, ptr, sync::Arc};
+use std::{
+    ffi::c_void,
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use nixl_core::{Error, Result};
@@ -30,7 +37,7 @@ unsafe impl Sync for Endpoint {}
 
 /// Whom to tell of an endpoint's failure.
 pub(super) struct Watcher {
-    tag: u64,
+    tag: AtomicU64,
     sink: Arc<dyn Sink>,
 }
 
@@ -49,7 +56,8 @@ const FORCE: u32 = sys::ucp_ep_close_flags_t::UCP_EP_CLOSE_FLAG_FORCE.0;
 unsafe extern "C" fn failed(arg: *mut c_void, _: sys::ucp_ep_h, status: sys::ucs_status_t) {
     // SAFETY: INV-1, the watcher that the endpoint was made with; it lives until that is closed.
     let watcher = unsafe { &*arg.cast::<Watcher>().cast_const() };
-    watcher.sink.failed(watcher.tag, Status::of(status));
+    let tag = watcher.tag.load(Ordering::Relaxed);
+    watcher.sink.failed(tag, Status::of(status));
 }
 
 impl Endpoint {
@@ -57,7 +65,7 @@ impl Endpoint {
         let (api, worker) = (entered.api(), entered.inner);
         forget_words();
         let watcher = Box::new(Watcher {
-            tag,
+            tag: AtomicU64::new(tag),
             sink: worker.sink.clone(),
         });
         // SAFETY: INV-5, a plain C structure in which zero means that no field is set.
@@ -91,6 +99,13 @@ impl Endpoint {
     /// Whether UCX had made it by itself, as the way back to a peer's endpoint.
     pub(crate) fn is(&self, way: Way) -> bool {
         Way::of(self.raw) == way
+    }
+
+    /// From now on its failure is told as that of `tag`.
+    pub(crate) fn rename(&self, tag: u64) {
+        if let Some(watcher) = &self.watcher {
+            watcher.tag.store(tag, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn raw(&self) -> sys::ucp_ep_h {

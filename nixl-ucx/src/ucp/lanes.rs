@@ -16,6 +16,8 @@ struct Lane {
     device: String,
     /// Does one-sided operations.
     rma: bool,
+    /// Moves large messages.
+    bulk: bool,
 }
 
 /// The transports of an endpoint, and which do the one-sided operations.
@@ -78,6 +80,21 @@ impl Lanes {
             .any(|lane| class_of(&lane.transport) == PathClass::Rdma)
     }
 
+    /// What of this connection's class rendezvous runs over.
+    pub(crate) fn class_of_bulk(&self) -> PathClass {
+        let any = self.0.iter().any(|l| l.bulk);
+        let used = self.0.iter().filter(|l| !any || l.bulk);
+        let classes = used.map(|lane| class_of(&lane.transport));
+        classes.max().unwrap_or(PathClass::Tcp)
+    }
+
+    /// The lanes that rendezvous uses, and the `scheme` that UCX was told to use.
+    pub(crate) fn bulk_names(&self, scheme: &str) -> String {
+        let any = self.0.iter().any(|l| l.bulk);
+        let names = names(self.0.iter().filter(|l| !any || l.bulk));
+        format!("ucx:{names},rndv={scheme}")
+    }
+
     /// Whether one-sided operations are done by messages and the peer's processor.
     pub(crate) fn is_emulated(&self) -> bool {
         !self.0.iter().any(|l| l.rma)
@@ -89,18 +106,22 @@ impl std::fmt::Display for Lanes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let emulated = self.is_emulated();
         let used = self.0.iter().filter(|l| emulated || l.rma);
-        let mut names: Vec<String> = used
-            .map(|lane| match class_of(&lane.transport) {
-                PathClass::Rdma => format!("{}/{}", lane.transport, lane.device),
-                _ => lane.transport.clone(),
-            })
-            .collect();
-        names.sort();
-        names.dedup();
-        match names.is_empty() {
-            true => f.write_str("ucx:unknown"),
-            false => write!(f, "ucx:{}", names.join("+")),
-        }
+        write!(f, "ucx:{}", names(used))
+    }
+}
+
+/// Each lane's name once; `unknown` without any.
+fn names<'a>(lanes: impl Iterator<Item = &'a Lane>) -> String {
+    let name = |lane: &Lane| match class_of(&lane.transport) {
+        PathClass::Rdma => format!("{}/{}", lane.transport, lane.device),
+        _ => lane.transport.clone(),
+    };
+    let mut names: Vec<String> = lanes.map(name).collect();
+    names.sort();
+    names.dedup();
+    match names.is_empty() {
+        true => "unknown".to_owned(),
+        false => names.join("+"),
     }
 }
 
@@ -111,10 +132,12 @@ fn lane(rest: &str) -> Option<Lane> {
     let mut words = rest.split_whitespace();
     let (transport, device) = words.next()?.split_once('/')?;
     let (device, _path) = device.rsplit_once('.')?;
+    let rma = words.any(|word| word.starts_with("rma_bw") && !word.ends_with(':'));
     Some(Lane {
         transport: transport.to_owned(),
         device: device.to_owned(),
-        rma: words.any(|word| word.starts_with("rma_bw") && !word.ends_with(':')),
+        rma,
+        bulk: rma,
     })
 }
 
@@ -197,6 +220,8 @@ mod tests {
         let rc = Lanes::parse(RC);
         assert_eq!(rc.class(), PathClass::Rdma);
         assert_eq!(rc.to_string(), "ucx:rc_verbs/rxe0:1");
+        assert_eq!(rc.class_of_bulk(), PathClass::Rdma);
+        assert_eq!(rc.bulk_names("auto"), "ucx:rc_verbs/rxe0:1,rndv=auto");
     }
 
     #[test]
@@ -205,6 +230,8 @@ mod tests {
             "lane[0]:  1:tcp/lo.0 md[0]  -> md[0]/tcp/sysdev[255] seg 4294967295 am keepalive";
         let tcp = Lanes::parse(tcp);
         assert!(tcp.is_emulated());
+        assert_eq!(tcp.class_of_bulk(), PathClass::Tcp);
+        assert_eq!(tcp.bulk_names("put_zcopy"), "ucx:tcp,rndv=put_zcopy");
         assert_eq!(
             (tcp.class(), tcp.to_string()),
             (PathClass::Tcp, "ucx:tcp".to_owned())
@@ -215,7 +242,9 @@ mod tests {
             rma_bw: mds rndv_rkey_size 9";
         assert_eq!(Lanes::parse(shm).to_string(), "ucx:sysv");
         let old = format!("{CMA}\n#  rma_bw: mds rndv_rkey_size 9");
-        assert!(Lanes::parse(&old).is_emulated());
+        let old = Lanes::parse(&old);
+        assert!(old.is_emulated());
+        assert_eq!(old.class_of_bulk(), PathClass::CrossMemory);
         let none = Lanes::parse("something else altogether");
         assert_eq!(
             (none.class(), none.to_string()),

@@ -6,6 +6,7 @@ mod endpoint;
 mod lanes;
 mod memory;
 mod request;
+mod rndv;
 mod status;
 mod worker;
 
@@ -14,5 +15,6 @@ pub(crate) use endpoint::{Block, Endpoint, RemoteKey};
 pub(crate) use lanes::{Lanes, class_of};
 pub(crate) use memory::{Api, Context, MemHandle};
 pub(crate) use request::{Done, Posted, Tally};
+pub(crate) use rndv::{Bytes, Promise};
 pub(crate) use status::Status;
 pub(crate) use worker::{Entered, Worker};

@@ -15,6 +15,7 @@ impl Status {
     pub(crate) const NO_RESOURCE: Self = Self(-2);
     pub(crate) const NO_MEMORY: Self = Self(-4);
     pub(crate) const UNREACHABLE: Self = Self(-6);
+    pub(crate) const CANCELED: Self = Self(-16);
     pub(crate) const BUSY: Self = Self(-15);
 
     pub(super) fn of(status: sys::ucs_status_t) -> Self {

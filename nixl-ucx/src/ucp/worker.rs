@@ -11,6 +11,7 @@ use super::{
     Api, Context, Status,
     am::{Receiver, Reply, Sink},
     endpoint::{Endpoint, RemoteKey, Watcher},
+    rndv::Promise,
     status::forget_words,
 };
 
@@ -80,6 +81,9 @@ impl Worker {
         struct Nobody;
         impl Sink for Nobody {
             fn received(&self, _: u32, _: &[u8], _: &[u8], _: &Reply<'_>) {}
+            fn promised(&self, _: u32, _: &[u8], _: Promise) -> bool {
+                false
+            }
             fn failed(&self, _: u64, _: Status) {}
         }
         Self::new(context, Arc::new(Nobody), &[]).map(drop)

@@ -8,7 +8,10 @@ mod memory;
 mod ucp;
 mod world;
 
-use nixl_ucx::{Options, UcxBackend, config::UcxConfig};
+use nixl_ucx::{
+    Options, UcxBackend,
+    config::{Mode, UcxConfig},
+};
 use ucx_sys::ucs_status_t;
 use world::{Operation, World};
 
@@ -17,7 +20,14 @@ fn fake() -> UcxBackend {
     UcxBackend::over(ucp::library(), &config, Options::default()).expect("it is set up")
 }
 
+fn two_sided() -> UcxBackend {
+    let mut config = UcxConfig::default();
+    config.mode = Mode::Rendezvous;
+    UcxBackend::over(ucp::library(), &config, Options::default()).expect("it is set up")
+}
+
 nixl_conformance::suite!(whole, fake(), "ucx");
+nixl_conformance::suite!(rendezvous, two_sided(), "ucx_rndv");
 
 /// Bytes of core's probes, at most.
 const PROBE: usize = 64;
