@@ -152,10 +152,11 @@ impl Rma {
         }
         match Status::from_code(self.failed.load(Ordering::Acquire)) {
             // A connection that ends says so. Otherwise UCX itself gives up what it cannot do.
-            Some(Status::CANCELED) => unsupported(
-                "UCX refuses one-sided operations over the lanes of this connection (its log says \
-                 why; see UCX_PROTO_EMULATION_ENABLE)",
-            ),
+            Some(Status::CANCELED) => unsupported(format!(
+                "UCX refuses one-sided operations over the lanes of this connection: {}; see \
+                 UCX_PROTO_EMULATION_ENABLE",
+                Status::CANCELED.error(api, "an operation ended").message()
+            )),
             Some(status) => status.error(api, "a one-sided operation failed"),
             None => fail(ErrorKind::Cancelled, "cancelled"),
         }
