@@ -56,7 +56,6 @@ const KILLED: &str = "a peer killed mid-transfer is PeerGone";
 const PACKETS: &str = "our packets within 2 % of ucx_perftest's";
 
 const CUT: &str = "the wire cut mid-transfer, and mended";
-const MEMLOCK: &str = "too little memory may be pinned: said so";
 
 /// Every case, in the order in which they run.
 pub(crate) const CASES: &[Case] = &[
@@ -76,8 +75,6 @@ pub(crate) const CASES: &[Case] = &[
     case("killed", Ucx::Nixl, 90, KILLED),
     case("cut", Ucx::Debian, 120, CUT),
     case("cut", Ucx::Nixl, 120, CUT),
-    case("memlock", Ucx::Debian, 60, MEMLOCK),
-    case("memlock", Ucx::Nixl, 60, MEMLOCK),
     case("packets", Ucx::Debian, 90, PACKETS),
     case("packets", Ucx::Nixl, 90, PACKETS),
 ];
