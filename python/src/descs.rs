@@ -1,0 +1,241 @@
+//! Descriptor lists and index lists out of Python objects, without a Python object for each row.
+
+use nixl::{DescList, MemKind, Run};
+use pyo3::{prelude::*, types::PyBytes};
+
+use crate::{buffer::Buffer, error::misuse, region::Region};
+
+/// Blocks of memory: what transfers are made of.
+///
+/// Made of an array of 64-bit integers with the columns (address, length), (address, length, device)
+/// or (address, length, device, stride, count), of a sequence of such tuples, or of a Region.
+#[pyclass(module = "nixl_rs", frozen, sequence)]
+pub(crate) struct Descriptors {
+    list: DescList,
+}
+
+#[pymethods]
+impl Descriptors {
+    #[new]
+    #[pyo3(signature = (rows, kind = "dram"))]
+    fn new(rows: &Bound<'_, PyAny>, kind: &str) -> PyResult<Self> {
+        Ok(Self {
+            list: parse(rows, mem_kind(kind)?)?,
+        })
+    }
+
+    /// Kind of memory.
+    #[getter]
+    fn kind(&self) -> &'static str {
+        kind_name(self.list.kind())
+    }
+
+    /// Bytes in all blocks.
+    #[getter]
+    fn nbytes(&self) -> u64 {
+        let bytes = |run: &Run| run.len.saturating_mul(run.count);
+        self.list.runs().iter().map(bytes).sum()
+    }
+
+    fn __len__(&self) -> usize {
+        usize::try_from(self.list.len()).unwrap_or(usize::MAX)
+    }
+
+    /// The runs as rows of five 64-bit integers: address, length, device, stride, count.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let runs = self.list.runs();
+        PyBytes::new_with(py, runs.len() * 40, |out| {
+            for (run, row) in runs.iter().zip(out.chunks_exact_mut(40)) {
+                let values = [run.addr, run.len, run.dev, run.stride, run.count];
+                for (value, cell) in values.iter().zip(row.chunks_exact_mut(8)) {
+                    cell.copy_from_slice(&value.to_ne_bytes());
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn __eq__(&self, other: &Self) -> bool {
+        self.list == other.list
+    }
+
+    fn __repr__(&self) -> String {
+        let shown = |run: &Run| match run.count {
+            1 => format!("({:#x}, {})", run.addr, run.len),
+            n => format!("({:#x}, {}) x {n} every {}", run.addr, run.len, run.stride),
+        };
+        let runs = self.list.runs();
+        let mut parts: Vec<String> = runs.iter().take(3).map(shown).collect();
+        if runs.len() > 3 {
+            parts.push("...".to_owned());
+        }
+        format!(
+            "<Descriptors of {}: {} blocks, {} bytes: {}>",
+            self.kind(),
+            self.list.len(),
+            self.nbytes(),
+            parts.join(", ")
+        )
+    }
+}
+
+/// `"dram"` or `"vram"`.
+pub(crate) fn mem_kind(name: &str) -> PyResult<MemKind> {
+    match name {
+        "dram" => Ok(MemKind::Dram),
+        "vram" => Ok(MemKind::Vram),
+        _ => Err(misuse(format!(
+            "{name:?} is no kind of memory: dram or vram"
+        ))),
+    }
+}
+
+fn kind_name(kind: MemKind) -> &'static str {
+    match kind {
+        MemKind::Vram => "vram",
+        _ => "dram",
+    }
+}
+
+/// Calls `f` with the list that `obj` is or stands for.
+pub(crate) fn with_list<R>(
+    obj: &Bound<'_, PyAny>,
+    f: impl FnOnce(&DescList) -> PyResult<R>,
+) -> PyResult<R> {
+    match obj.cast::<Descriptors>() {
+        Ok(made) => f(&made.get().list),
+        Err(_) => f(&parse(obj, MemKind::Dram)?),
+    }
+}
+
+fn parse(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<DescList> {
+    if let Ok(region) = obj.cast::<Region>() {
+        let span = region.get().span();
+        let mut list = DescList::new(span.kind);
+        list.push(span.addr, span.len, span.dev);
+        return Ok(list);
+    }
+    match Buffer::items(obj) {
+        Ok(buffer) => from_array(&buffer, kind),
+        // A strided array has the protocol too, and would be walked row by row.
+        Err(error) if obj.getattr("dtype").is_ok() => Err(misuse(format!(
+            "descriptor arrays are contiguous: {}",
+            error.value(obj.py())
+        ))),
+        Err(_) => from_tuples(obj, kind),
+    }
+}
+
+fn from_array(buffer: &Buffer<'_>, kind: MemKind) -> PyResult<DescList> {
+    let shape = buffer.shape();
+    let wide = buffer.item_size() == 8 && matches!(buffer.letter(), Some(b'Q' | b'L' | b'q' | b'l'));
+    let columns = match shape[..] {
+        [_, columns @ (2 | 3 | 5)] if wide => columns,
+        _ => {
+            return Err(misuse(format!(
+                "a descriptor array has 64-bit integers and 2, 3 or 5 columns, not the shape \
+                 {shape:?} of {}-byte items; use numpy.uint64",
+                buffer.item_size()
+            )));
+        }
+    };
+    let mut list = DescList::new(kind);
+    list.extend(buffer.bytes().chunks_exact(columns * 8).map(|row| {
+        let value = |at: usize| {
+            let cell = row.get(at * 8..at * 8 + 8);
+            cell.and_then(|c| c.first_chunk())
+                .map_or(0, |c| u64::from_ne_bytes(*c))
+        };
+        match columns {
+            5 => Run {
+                addr: value(0),
+                len: value(1),
+                dev: value(2),
+                stride: value(3),
+                count: value(4),
+            },
+            // The third column of two is past the row, and so 0.
+            _ => Run::single(value(0), value(1), value(2)),
+        }
+    }));
+    Ok(list)
+}
+
+fn from_tuples(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<DescList> {
+    let mut list = DescList::new(kind);
+    for (number, row) in obj.try_iter()?.enumerate() {
+        let row = row?;
+        if let Ok((addr, len, dev)) = row.extract::<(u64, u64, u64)>() {
+            list.push(addr, len, dev);
+        } else if let Ok((addr, len)) = row.extract::<(u64, u64)>() {
+            list.push(addr, len, 0);
+        } else if let Ok((addr, len, dev, stride, count)) = row.extract() {
+            list.push_run(Run {
+                addr,
+                len,
+                dev,
+                stride,
+                count,
+            });
+        } else {
+            return Err(misuse(format!(
+                "row {number} is no descriptor: expected (address, length[, device[, stride, \
+                 count]]), not {row}"
+            )));
+        }
+    }
+    Ok(list)
+}
+
+/// Which blocks of a list a request uses: all (`None`), or an array or sequence of indices.
+pub(crate) fn indices(obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<u32>>> {
+    let Some(obj) = obj.filter(|obj| !obj.is_none()) else {
+        return Ok(None);
+    };
+    if let Ok(buffer) = Buffer::items(obj) {
+        return from_index_array(&buffer).map(Some);
+    }
+    if obj.getattr("dtype").is_ok() {
+        return Err(misuse("index arrays are contiguous"));
+    }
+    let mut found = Vec::with_capacity(obj.len().unwrap_or(0));
+    for item in obj.try_iter()? {
+        found.push(index(item?.extract::<i64>()?)?);
+    }
+    Ok(Some(found))
+}
+
+fn from_index_array(buffer: &Buffer<'_>) -> PyResult<Vec<u32>> {
+    let bytes = buffer.bytes();
+    let cells = |size: usize| bytes.chunks_exact(size);
+    let signed = match buffer.letter() {
+        Some(b'b' | b'h' | b'i' | b'l' | b'q') => true,
+        Some(b'B' | b'H' | b'I' | b'L' | b'Q') => false,
+        _ => return Err(misuse("an index array has integers")),
+    };
+    if buffer.shape().len() > 1 {
+        return Err(misuse("an index array has one dimension"));
+    }
+    let wide = |cell: &[u8]| {
+        let mut value = [0; 8];
+        value[..cell.len()].copy_from_slice(cell);
+        let unused = 64 - 8 * cell.len() as u32;
+        let value = u64::from_le_bytes(value) << unused;
+        if signed {
+            value.cast_signed() >> unused
+        } else {
+            i64::try_from(value >> unused).unwrap_or(i64::MAX)
+        }
+    };
+    match (buffer.item_size(), signed) {
+        (4, false) => Ok(cells(4)
+            .filter_map(|cell| cell.first_chunk().map(|c| u32::from_ne_bytes(*c)))
+            .collect()),
+        (size @ (1 | 2 | 4 | 8), _) => cells(size).map(|cell| index(wide(cell))).collect(),
+        (size, _) => Err(misuse(format!("an index does not have {size} bytes"))),
+    }
+}
+
+fn index(value: i64) -> PyResult<u32> {
+    u32::try_from(value).map_err(|_| misuse(format!("{value} is no index of a descriptor")))
+}
