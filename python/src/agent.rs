@@ -270,7 +270,11 @@ impl Agent {
     #[pyo3(signature = (peer, op = "read", timeout = 5.0))]
     fn prove(&self, py: Python<'_>, peer: &str, op: &str, timeout: f64) -> PyResult<()> {
         let (op, timeout) = (direction(op)?, seconds(timeout)?);
-        self.inner.detached(py, |agent| agent.prove(peer, op, timeout))
+        self.inner.detached(py, |agent| {
+            // What cannot be reached stands in the explanation, with its reason.
+            agent.connect(peer, timeout).ok();
+            agent.prove(peer, op, timeout)
+        })
     }
 
     /// Forgets a peer: its requests end with PeerGoneError.
@@ -464,9 +468,8 @@ impl Agent {
         let shown = self.inner.with(|agent| {
             let counts = agent.snapshot();
             Ok(format!(
-                "peers [{}], {} regions, {} active requests",
+                "peers [{}], {} active requests",
                 agent.peers().join(", "),
-                counts.regions,
                 counts.active_requests
             ))
         });
