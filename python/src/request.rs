@@ -106,6 +106,17 @@ impl Request {
         Ok(word(&self.core(py)?.status()))
     }
 
+    /// NIXL's number for `status`: 0 done, 1 active, below 0 what it failed of.
+    fn _code(&self, py: Python<'_>) -> PyResult<i32> {
+        Ok(match self.core(py)?.status() {
+            Status::Done => 0,
+            Status::Active | Status::Stalled => 1,
+            Status::Prepared => ErrorKind::NotPosted.status(),
+            Status::Cancelled => ErrorKind::Cancelled.status(),
+            Status::Failed(error) => error.kind().status(),
+        })
+    }
+
     /// Whether it ended, well or not.
     #[getter]
     fn ended(&self, py: Python<'_>) -> PyResult<bool> {
