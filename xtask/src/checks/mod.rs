@@ -10,6 +10,7 @@ mod layers;
 mod loom;
 mod miri;
 mod panics;
+mod python;
 mod safety;
 mod sizes;
 mod tests;
@@ -137,6 +138,12 @@ pub(crate) const CHECKS: &[Check] = &[
         about: "examples in the documentation",
         needs: &[],
         run: tests::doctests,
+    },
+    Check {
+        name: "python",
+        about: "the Python package, tested by pytest",
+        needs: &[install::UCX],
+        run: python::run,
     },
     Check {
         name: "etcd",
