@@ -7,7 +7,10 @@ use std::{
 
 use nixl::{Error, ErrorKind, Op, PeerAccess, Select};
 use parking_lot::{Mutex, RwLock};
-use pyo3::{prelude::*, types::{PyBytes, PyDict}};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
 
 use crate::{
     buffer,
@@ -134,9 +137,7 @@ impl Agent {
     fn new(py: Python<'_>, name: &str, config: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         crate::start_logging();
         let config = configuration(py, config)?;
-        let agent = py
-            .detach(|| config.agent(name)?.build())
-            .or_raise(py)?;
+        let agent = py.detach(|| config.agent(name)?.build()).or_raise(py)?;
         let inner = Arc::new(Inner {
             name: name.to_owned(),
             agent: Kept::new(RwLock::new(Some(Arc::new(agent)))),
@@ -185,9 +186,9 @@ impl Agent {
             true => nixl::HugePages::Try,
             false => nixl::HugePages::No,
         };
-        let region = self
-            .inner
-            .detached(py, |agent| agent.allocate_with(nbytes, pages, access(read_only)))?;
+        let region = self.inner.detached(py, |agent| {
+            agent.allocate_with(nbytes, pages, access(read_only))
+        })?;
         Ok(Region::new(&self.inner, region))
     }
 
@@ -249,7 +250,9 @@ impl Agent {
         regions: Vec<Bound<'py, Region>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let regions = cores(py, &regions)?;
-        let blob = self.inner.detached(py, |agent| agent.withdrawal(&regions))?;
+        let blob = self
+            .inner
+            .detached(py, |agent| agent.withdrawal(&regions))?;
         Ok(PyBytes::new(py, &blob))
     }
 
@@ -263,7 +266,8 @@ impl Agent {
     #[pyo3(signature = (peer, timeout = 5.0))]
     fn connect(&self, py: Python<'_>, peer: &str, timeout: f64) -> PyResult<()> {
         let timeout = seconds(timeout)?;
-        self.inner.detached(py, |agent| agent.connect(peer, timeout))
+        self.inner
+            .detached(py, |agent| agent.connect(peer, timeout))
     }
 
     /// Tries every path to a peer, so that `explain` shows what works.

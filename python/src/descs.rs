@@ -128,7 +128,8 @@ fn parse(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<DescList> {
 
 fn from_array(buffer: &Buffer<'_>, kind: MemKind) -> PyResult<DescList> {
     let shape = buffer.shape();
-    let wide = buffer.item_size() == 8 && matches!(buffer.letter(), Some(b'Q' | b'L' | b'q' | b'l'));
+    let wide =
+        buffer.item_size() == 8 && matches!(buffer.letter(), Some(b'Q' | b'L' | b'q' | b'l'));
     let columns = match shape[..] {
         [_, columns @ (2 | 3 | 5)] if wide => columns,
         _ => {

@@ -105,7 +105,8 @@ pub(crate) fn send_metadata(
 ) -> PyResult<String> {
     let config = client(py, key, seconds(timeout)?)?;
     let blob = buffer::to_vec(blob)?;
-    py.detach(|| tcp::send(address, &blob, &config)).or_raise(py)
+    py.detach(|| tcp::send(address, &blob, &config))
+        .or_raise(py)
 }
 
 /// Tells the agent that listens at `address` to forget the agent `name`. Needs a key.
@@ -119,7 +120,8 @@ pub(crate) fn forget_at(
     timeout: f64,
 ) -> PyResult<()> {
     let config = client(py, key, seconds(timeout)?)?;
-    py.detach(|| tcp::invalidate(address, name, &config)).or_raise(py)
+    py.detach(|| tcp::invalidate(address, name, &config))
+        .or_raise(py)
 }
 
 fn client(

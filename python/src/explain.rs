@@ -1,7 +1,14 @@
 //! Explanations and counters, as plain Python data.
 
-use nixl::{MemKind, Op, negotiate::{Demand, Negotiation}, telemetry::Snapshot};
-use pyo3::{prelude::*, types::{PyDict, PyList}};
+use nixl::{
+    MemKind, Op,
+    negotiate::{Demand, Negotiation},
+    telemetry::Snapshot,
+};
+use pyo3::{
+    prelude::*,
+    types::{PyDict, PyList},
+};
 
 /// The paths to a peer. `str()` of it is a table for people.
 #[pyclass(module = "nixl_rs", frozen)]

@@ -63,11 +63,14 @@ mod _native {
 /// Warnings, and what `NIXL_RS_LOG` asks for, go to standard error. Once; an embedding program's
 /// own subscriber stays.
 fn start_logging() {
+    use std::io::IsTerminal;
+
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("NIXL_RS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     // An error means that there is a subscriber already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
 }

@@ -34,8 +34,16 @@ impl Notification {
 
     fn __repr__(&self) -> String {
         let shown = &self.0.data[..self.0.data.len().min(32)];
-        let more = if shown.len() < self.0.data.len() { "..." } else { "" };
-        let claim = if self.0.verified { "" } else { ", not verified" };
+        let more = if shown.len() < self.0.data.len() {
+            "..."
+        } else {
+            ""
+        };
+        let claim = if self.0.verified {
+            ""
+        } else {
+            ", not verified"
+        };
         format!(
             "<Notification from {:?}{claim}: {} bytes: b\"{}\"{more}>",
             self.0.from,

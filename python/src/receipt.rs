@@ -78,7 +78,9 @@ impl Receipt {
     #[getter]
     fn failures(&self) -> Vec<(&'static str, String)> {
         let failures = self.0.failures.iter();
-        failures.map(|(path, why)| (*path, why.to_string())).collect()
+        failures
+            .map(|(path, why)| (*path, why.to_string()))
+            .collect()
     }
 
     fn __repr__(&self) -> String {

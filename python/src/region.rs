@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use nixl::Span;
-use pyo3::{prelude::*, types::{PyBytes, PyDict}};
-
-use crate::{
-    agent::Inner,
-    buffer::Buffer,
-    error::OrRaise,
-    fork::Kept,
-    seconds,
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyDict},
 };
+
+use crate::{agent::Inner, buffer::Buffer, error::OrRaise, fork::Kept, seconds};
 
 /// Registered memory. It stays registered until `release()` or until its agent is closed; after
 /// that, this object still keeps it allocated.
@@ -93,7 +90,9 @@ impl Region {
         // Refused before Python is asked for that much.
         let wanted = nbytes.unwrap_or(rest);
         if wanted > rest {
-            region.read_at(offset.max(region.len()), &mut [0]).or_raise(py)?;
+            region
+                .read_at(offset.max(region.len()), &mut [0])
+                .or_raise(py)?;
         }
         PyBytes::new_with(py, wanted, |out| region.read_at(offset, out).or_raise(py))
     }
@@ -108,7 +107,9 @@ impl Region {
 
     /// The memory itself, as a memoryview of bytes.
     fn view(this: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
-        this.py().import("nixl_rs._views")?.call_method1("of", (this,))
+        this.py()
+            .import("nixl_rs._views")?
+            .call_method1("of", (this,))
     }
 
     /// What numpy.asarray(region) reads: the memory itself, as bytes.

@@ -89,7 +89,10 @@ impl Request {
         if self.settle(py, limit)? {
             return self.result(py);
         }
-        let text = format!("still active after {:?}; it goes on", limit.unwrap_or_default());
+        let text = format!(
+            "still active after {:?}; it goes on",
+            limit.unwrap_or_default()
+        );
         let error = Error::new(ErrorKind::Timeout, text).with_peer(self.request.peer());
         Err(raise(py, &error))
     }
@@ -190,7 +193,9 @@ impl Request {
 
     fn __await__(this: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
         let waiting = this.py().import("nixl_rs._aio")?;
-        waiting.call_method1("ended", (this,))?.call_method0("__await__")
+        waiting
+            .call_method1("ended", (this,))?
+            .call_method0("__await__")
     }
 
     fn __enter__(this: Py<Self>) -> Py<Self> {

@@ -84,9 +84,11 @@ fn debian(root: &Path) -> Result<PathBuf, String> {
     }
     // apt's own user may not write here; as root it says so and downloads all the same.
     let mut download = Command::new("apt-get");
-    shell::must(download
-        .args(["-q", "download", "libucx0"])
-        .current_dir(&dir))?;
+    shell::must(
+        download
+            .args(["-q", "download", "libucx0"])
+            .current_dir(&dir),
+    )?;
     let package = only(&dir, |name| name.ends_with(".deb")).ok_or("no package came")?;
     shell::must(Command::new("dpkg-deb").arg("-x").arg(package).arg(&dir))?;
     let libs = dir.join("usr/lib");

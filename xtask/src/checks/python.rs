@@ -7,7 +7,9 @@ pub(super) fn run(context: &mut Context) -> Result<String, Stop> {
     let interpreter = python::environment(&context.root).map_err(Stop::Skip)?;
     let site = python::stage(&context.root)?;
     let mut pytest = std::process::Command::new(interpreter);
-    pytest.args(["-m", "pytest"]).current_dir(context.root.join("python"));
+    pytest
+        .args(["-m", "pytest"])
+        .current_dir(context.root.join("python"));
     pytest.env("PYTHONPATH", site).env_remove("NIXL_RS_REQUIRE");
     let lines = shell::run_watched(&mut pytest)?;
     let skips = tests::skips_in(lines.iter().map(String::as_str));

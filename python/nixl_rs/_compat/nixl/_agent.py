@@ -132,6 +132,8 @@ class nixlAgent:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._lists, self._transfers = {}, {}
+        # Peers whose end a transfer has met: NIXL refuses notifications to them from then on.
+        self._gone = set()
 
     # --- backends ---
 
@@ -201,14 +203,17 @@ class nixlAgent:
 
     # --- transfers ---
 
-    def prepXferDlist(self, agent_name, descs=None, backend=(), backends=()):
-        if descs is None:
-            agent_name, descs = "", agent_name
+    def prepXferDlist(self, *args, agent_name="", descs=None, backend=()):
+        """Of a peer's memory by its name, or of this agent's without a name."""
+        args = list(args)
+        if args and isinstance(args[0], (str, bytes)):
+            agent_name = args.pop(0)
+        descs, backend = (args + [descs, backend][len(args) :])[:2]
         name = _text(agent_name)
         blocks = descs._native() if isinstance(descs, nixlXferDList) else descs
         if not isinstance(blocks, nx.Descriptors):
             raise TypeError("prepXferDlist(): incompatible function arguments")
-        _handles(backend or backends, "prepXferDlist")
+        _handles(backend, "prepXferDlist")
         if len(blocks) == 0:
             raise errors.new(errors.nixlNotFoundError, "the list is empty")
         if name == "":
@@ -297,7 +302,12 @@ class nixlAgent:
             return _SUCCESS
         if code == 1:
             return _IN_PROG
-        self._call(transfer.request.result)
+        try:
+            transfer.request.result()
+        except nx.NixlError as error:
+            if isinstance(error, nx.PeerGoneError):
+                self._gone.add(transfer.request.peer)
+            raise errors.of(error) from error
         return _SUCCESS
 
     def getXferTelemetry(self, reqh):
@@ -345,7 +355,10 @@ class nixlAgent:
 
     def genNotif(self, remote_agent, msg, backends=()):
         _handles(backends, "genNotif")
-        self._call(self._agent.notify, _text(remote_agent), _bytes(msg))
+        name = _text(remote_agent)
+        if name in self._gone:
+            raise errors.new(errors.nixlRemoteDisconnectError, f"{name} is gone; load it anew")
+        self._call(self._agent.notify, name, _bytes(msg))
         return _SUCCESS
 
     # --- metadata ---
@@ -366,12 +379,15 @@ class nixlAgent:
         return self._call(self._agent.partial_metadata, regions, with_card=with_card)
 
     def loadRemoteMD(self, blob):
-        return self._call(self._agent.load_metadata, _bytes(blob)).encode()
+        name = self._call(self._agent.load_metadata, _bytes(blob))
+        self._gone.discard(name)
+        return name.encode()
 
     def invalidateRemoteMD(self, name):
         name = _text(name)
         if name == self._name:
             return nixl_status_t.NIXL_ERR_INVALID_PARAM
+        self._gone.discard(name)
         try:
             self._agent.remove_peer(name)
         except nx.NotFoundError:

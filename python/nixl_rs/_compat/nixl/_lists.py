@@ -51,7 +51,9 @@ class _List:
             self._from_array(descs)
         elif isinstance(descs, (list, tuple)):
             self._rows = [self._row(row) for row in descs]
-        elif not isinstance(descs, int):
+        elif isinstance(descs, int):
+            self._rows = [(0,) * 3 + (b"",) * (self._width - 3)] * (descs or init_size)
+        else:
             raise TypeError("__init__(): incompatible constructor arguments: list needed")
 
     def _from_array(self, array):
