@@ -9,7 +9,7 @@ use nixl::{Error, ErrorKind, Op, PeerAccess, Select};
 use parking_lot::{Mutex, RwLock};
 use pyo3::{
     prelude::*,
-    types::{PyBytes, PyDict},
+    types::{PyBytes, PyDict, PyList},
 };
 
 use crate::{
@@ -381,6 +381,27 @@ impl Agent {
         let taken = self.inner.with(|agent| Ok(agent.notifications()));
         let taken = taken.or_raise(py)?;
         Ok(taken.into_iter().map(Notification).collect())
+    }
+
+    /// Takes all notifications into a dict of lists, by sender.
+    fn _notifications_into<'py>(
+        &self,
+        py: Python<'py>,
+        into: Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let taken = self.inner.with(|agent| Ok(agent.notifications()));
+        for got in taken.or_raise(py)? {
+            let list = match into.get_item(&*got.from)? {
+                Some(list) => list.cast_into::<PyList>()?,
+                None => {
+                    let list = PyList::empty(py);
+                    into.set_item(&*got.from, &list)?;
+                    list
+                }
+            };
+            list.append(PyBytes::new(py, &got.data))?;
+        }
+        Ok(into)
     }
 
     /// Takes the oldest notification, waiting for one if there is none; None at the timeout.

@@ -1,5 +1,7 @@
 //! Descriptor lists and index lists out of Python objects, without a Python object for each row.
 
+use std::sync::OnceLock;
+
 use nixl::{DescList, MemKind, Run};
 use pyo3::{prelude::*, types::PyBytes};
 
@@ -11,7 +13,37 @@ use crate::{buffer::Buffer, error::misuse, region::Region};
 /// or (address, length, device, stride, count), of a sequence of such tuples, or of a Region.
 #[pyclass(module = "nixl_rs", frozen, sequence)]
 pub(crate) struct Descriptors {
-    list: DescList,
+    kind: MemKind,
+    /// As many numbers a row as there are columns. Kept as they came: many lists are made and only
+    /// some are used.
+    cells: Vec<u64>,
+    columns: usize,
+    list: OnceLock<DescList>,
+}
+
+impl Descriptors {
+    fn runs(&self) -> impl ExactSizeIterator<Item = Run> {
+        self.cells.chunks_exact(self.columns).map(|row| match *row {
+            [addr, len, dev, stride, count] => Run {
+                addr,
+                len,
+                dev,
+                stride,
+                count,
+            },
+            [addr, len, dev] => Run::single(addr, len, dev),
+            [addr, len] => Run::single(addr, len, 0),
+            _ => Run::single(0, 0, 0),
+        })
+    }
+
+    fn list(&self) -> &DescList {
+        self.list.get_or_init(|| {
+            let mut list = DescList::new(self.kind);
+            list.extend(self.runs());
+            list
+        })
+    }
 }
 
 #[pymethods]
@@ -19,33 +51,42 @@ impl Descriptors {
     #[new]
     #[pyo3(signature = (rows, kind = "dram"))]
     fn new(rows: &Bound<'_, PyAny>, kind: &str) -> PyResult<Self> {
-        Ok(Self {
-            list: parse(rows, mem_kind(kind)?)?,
-        })
+        parse(rows, mem_kind(kind)?)
     }
 
     /// Kind of memory.
     #[getter]
     fn kind(&self) -> &'static str {
-        kind_name(self.list.kind())
+        kind_name(self.kind)
     }
 
     /// Bytes in all blocks.
     #[getter]
     fn nbytes(&self) -> u64 {
-        let bytes = |run: &Run| run.len.saturating_mul(run.count);
-        self.list.runs().iter().map(bytes).sum()
+        self.runs()
+            .map(|run| run.len.saturating_mul(run.count))
+            .fold(0, u64::saturating_add)
     }
 
     fn __len__(&self) -> usize {
-        usize::try_from(self.list.len()).unwrap_or(usize::MAX)
+        let blocks = match self.columns {
+            5 => self
+                .runs()
+                .map(|run| run.count)
+                .fold(0, u64::saturating_add),
+            columns => (self.cells.len() / columns) as u64,
+        };
+        // Python's lengths are signed.
+        usize::try_from(blocks)
+            .unwrap_or(usize::MAX)
+            .min(isize::MAX as usize)
     }
 
     /// The runs as rows of five 64-bit integers: address, length, device, stride, count.
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let runs = self.list.runs();
+        let runs = self.runs();
         PyBytes::new_with(py, runs.len() * 40, |out| {
-            for (run, row) in runs.iter().zip(out.chunks_exact_mut(40)) {
+            for (run, row) in runs.zip(out.chunks_exact_mut(40)) {
                 let values = [run.addr, run.len, run.dev, run.stride, run.count];
                 for (value, cell) in values.iter().zip(row.chunks_exact_mut(8)) {
                     cell.copy_from_slice(&value.to_ne_bytes());
@@ -56,23 +97,22 @@ impl Descriptors {
     }
 
     fn __eq__(&self, other: &Self) -> bool {
-        self.list == other.list
+        self.kind == other.kind && self.runs().eq(other.runs())
     }
 
     fn __repr__(&self) -> String {
-        let shown = |run: &Run| match run.count {
+        let shown = |run: Run| match run.count {
             1 => format!("({:#x}, {})", run.addr, run.len),
             n => format!("({:#x}, {}) x {n} every {}", run.addr, run.len, run.stride),
         };
-        let runs = self.list.runs();
-        let mut parts: Vec<String> = runs.iter().take(3).map(shown).collect();
-        if runs.len() > 3 {
+        let mut parts: Vec<String> = self.runs().take(3).map(shown).collect();
+        if self.runs().len() > 3 {
             parts.push("...".to_owned());
         }
         format!(
             "<Descriptors of {}: {} blocks, {} bytes: {}>",
             self.kind(),
-            self.list.len(),
+            self.__len__(),
             self.nbytes(),
             parts.join(", ")
         )
@@ -103,17 +143,15 @@ pub(crate) fn with_list<R>(
     f: impl FnOnce(&DescList) -> PyResult<R>,
 ) -> PyResult<R> {
     match obj.cast::<Descriptors>() {
-        Ok(made) => f(&made.get().list),
-        Err(_) => f(&parse(obj, MemKind::Dram)?),
+        Ok(made) => f(made.get().list()),
+        Err(_) => f(parse(obj, MemKind::Dram)?.list()),
     }
 }
 
-fn parse(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<DescList> {
+fn parse(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<Descriptors> {
     if let Ok(region) = obj.cast::<Region>() {
         let span = region.get().span();
-        let mut list = DescList::new(span.kind);
-        list.push(span.addr, span.len, span.dev);
-        return Ok(list);
+        return Ok(made(span.kind, vec![span.addr, span.len, span.dev], 3));
     }
     match Buffer::items(obj) {
         Ok(buffer) => from_array(&buffer, kind),
@@ -126,7 +164,16 @@ fn parse(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<DescList> {
     }
 }
 
-fn from_array(buffer: &Buffer<'_>, kind: MemKind) -> PyResult<DescList> {
+fn made(kind: MemKind, cells: Vec<u64>, columns: usize) -> Descriptors {
+    Descriptors {
+        kind,
+        cells,
+        columns,
+        list: OnceLock::new(),
+    }
+}
+
+fn from_array(buffer: &Buffer<'_>, kind: MemKind) -> PyResult<Descriptors> {
     let shape = buffer.shape();
     let wide =
         buffer.item_size() == 8 && matches!(buffer.letter(), Some(b'Q' | b'L' | b'q' | b'l'));
@@ -140,52 +187,50 @@ fn from_array(buffer: &Buffer<'_>, kind: MemKind) -> PyResult<DescList> {
             )));
         }
     };
-    let mut list = DescList::new(kind);
-    list.extend(buffer.bytes().chunks_exact(columns * 8).map(|row| {
-        let value = |at: usize| {
-            let cell = row.get(at * 8..at * 8 + 8);
-            cell.and_then(|c| c.first_chunk())
-                .map_or(0, |c| u64::from_ne_bytes(*c))
-        };
-        match columns {
-            5 => Run {
-                addr: value(0),
-                len: value(1),
-                dev: value(2),
-                stride: value(3),
-                count: value(4),
-            },
-            // The third column of two is past the row, and so 0.
-            _ => Run::single(value(0), value(1), value(2)),
-        }
-    }));
-    Ok(list)
+    let (cells, _) = buffer.bytes().as_chunks();
+    let cells = cells.iter().map(|cell| u64::from_ne_bytes(*cell));
+    Ok(made(kind, cells.collect(), columns))
 }
 
-fn from_tuples(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<DescList> {
-    let mut list = DescList::new(kind);
+/// Rows of three while no row has stride and count, then of five.
+fn from_tuples(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<Descriptors> {
+    let rows = obj.len().unwrap_or(0);
+    let mut cells = Vec::with_capacity(rows.saturating_mul(3).min(1 << 20));
+    let mut columns = 3;
     for (number, row) in obj.try_iter()?.enumerate() {
         let row = row?;
-        if let Ok((addr, len, dev)) = row.extract::<(u64, u64, u64)>() {
-            list.push(addr, len, dev);
+        let run = if let Ok((addr, len, dev)) = row.extract::<(u64, u64, u64)>() {
+            Run::single(addr, len, dev)
         } else if let Ok((addr, len)) = row.extract::<(u64, u64)>() {
-            list.push(addr, len, 0);
+            Run::single(addr, len, 0)
         } else if let Ok((addr, len, dev, stride, count)) = row.extract() {
-            list.push_run(Run {
+            if columns == 3 {
+                (cells, columns) = (widened(&cells), 5);
+            }
+            Run {
                 addr,
                 len,
                 dev,
                 stride,
                 count,
-            });
+            }
         } else {
             return Err(misuse(format!(
                 "row {number} is no descriptor: expected (address, length[, device[, stride, \
                  count]]), not {row}"
             )));
-        }
+        };
+        let values = [run.addr, run.len, run.dev, run.stride, run.count];
+        cells.extend_from_slice(&values[..columns]);
     }
-    Ok(list)
+    Ok(made(kind, cells, columns))
+}
+
+fn widened(cells: &[u64]) -> Vec<u64> {
+    let (rows, _) = cells.as_chunks::<3>();
+    rows.iter()
+        .flat_map(|[addr, len, dev]| [*addr, *len, *dev, *len, 1])
+        .collect()
 }
 
 /// Which blocks of a list a request uses: all (`None`), or an array or sequence of indices.

@@ -168,23 +168,35 @@ struct DlTensor {
 impl DlTensor {
     /// Address and bytes, if the elements follow each other in C's order.
     fn extent(&self) -> Option<(u64, u64)> {
-        let dims = usize::try_from(self.ndim).ok()?;
+        // SAFETY: INV-7, DLPack: `shape` has `ndim` entries.
+        let shape = unsafe { self.entries(self.shape) }?;
+        // SAFETY: INV-7, DLPack: `strides` has `ndim` entries too, or is null.
+        let strides = unsafe { self.entries(self.strides) }?;
         let mut items = 1u64;
-        for dim in (0..dims).rev() {
-            // SAFETY: INV-7, DLPack: `shape` has `ndim` entries.
-            let size = unsafe { *self.shape.add(dim) };
-            if !self.strides.is_null() && size > 1 {
-                // SAFETY: INV-7, DLPack: `strides` is null or has `ndim` entries.
-                let stride = unsafe { *self.strides.add(dim) };
-                if u64::try_from(stride).ok()? != items {
-                    return None;
-                }
+        for (dim, size) in shape.iter().enumerate().rev() {
+            let stride = strides.get(dim).filter(|_| *size > 1);
+            if stride.is_some_and(|stride| u64::try_from(*stride) != Ok(items)) {
+                return None;
             }
-            items = items.checked_mul(u64::try_from(size).ok()?)?;
+            items = items.checked_mul(u64::try_from(*size).ok()?)?;
         }
         let bits = u64::from(self.bits) * u64::from(self.lanes);
         let bytes = items.checked_mul(bits)?.div_ceil(8);
         Some(((self.data as u64).checked_add(self.byte_offset)?, bytes))
+    }
+
+    /// One number for each dimension; none of a null pointer.
+    ///
+    /// # Safety
+    ///
+    /// `array` is null or has `ndim` entries, which live as long as `self`.
+    unsafe fn entries(&self, array: *const i64) -> Option<&[i64]> {
+        let dims = usize::try_from(self.ndim).ok()?;
+        if array.is_null() || dims == 0 {
+            return Some(&[]);
+        }
+        // SAFETY: INV-7, as the caller says.
+        Some(unsafe { std::slice::from_raw_parts(array, dims) })
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use nixl::{Error, ErrorKind, PostOptions, Status};
-use pyo3::prelude::*;
+use pyo3::{prelude::*, types::PyString};
 
 use crate::{
     agent::{Inner, SLICE},
@@ -118,6 +118,22 @@ impl Request {
             Status::Cancelled => ErrorKind::Cancelled.status(),
             Status::Failed(error) => error.kind().status(),
         })
+    }
+
+    /// `post` with bytes or text, then `_code`.
+    fn _post(&self, py: Python<'_>, notification: Option<&Bound<'_, PyAny>>) -> PyResult<i32> {
+        let notification = match notification.map(|n| n.cast::<PyString>()) {
+            None => None,
+            Some(Ok(text)) => Some(text.to_str()?.as_bytes().to_vec()),
+            Some(Err(other)) => Some(buffer::to_vec(&other.into_inner())?),
+        };
+        let options = PostOptions {
+            notification: notification.map(Bytes::from),
+            deadline: None,
+        };
+        let request = self.core(py)?;
+        py.detach(|| request.post_with(options)).or_raise(py)?;
+        self._code(py)
     }
 
     /// Whether it ended, well or not.

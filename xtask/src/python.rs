@@ -1,5 +1,6 @@
 //! The Python package: where it is tested, and the wheel.
 
+use std::env;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -75,6 +76,11 @@ pub(crate) fn wheel(root: &Path) -> Result<String, String> {
     maturin.arg(root.join("python/Cargo.toml"));
     maturin.arg("--out").arg(&dist);
     maturin.env("CARGO_TARGET_DIR", root.join("target"));
+    // Where maturin finds zig.
+    let programs = python.parent().unwrap_or(root).to_owned();
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths([programs].into_iter().chain(env::split_paths(&path)));
+    maturin.env("PATH", path.map_err(|e| e.to_string())?);
     shell::must(maturin.current_dir(root))?;
     let wheel = newest(&dist).ok_or("maturin made no wheel")?;
     let size = fs::metadata(&wheel).map_err(|e| e.to_string())?.len();

@@ -64,10 +64,11 @@ class nixlXferTelemetry:
 
 
 class _Transfer:
-    __slots__ = ("notif", "request", "started")
+    __slots__ = ("code", "notif", "post", "request", "started")
 
     def __init__(self, request, notif):
         self.request, self.notif, self.started = request, notif, 0
+        self.code, self.post = request._code, request._post
 
 
 def _text(name):
@@ -126,6 +127,7 @@ class nixlAgent:
         except nx.NixlError as error:
             raise errors.of(error) from error
         self._name = name
+        self._take = self._agent._notifications_into
         self._telemetry = _wants_telemetry(config)
         self._created = {}
         self._regions = {}
@@ -247,18 +249,19 @@ class nixlAgent:
     ):
         local = self._side(local_side, nx.PreparedLocal)
         remote = self._side(remote_side, nx.PreparedRemote)
+        op = "read" if operation is _READ else "write"
+        chosen = {"local_indices": local_indices, "remote_indices": remote_indices}
         try:
-            request = self._agent.request(
-                "read" if operation is _READ else "write",
-                local,
-                remote,
-                local_indices=_indices(local_indices),
-                remote_indices=_indices(remote_indices),
-            )
+            try:
+                request = self._agent.request(op, local, remote, **chosen)
+            except nx.ApiMisuseError:
+                # Arrays that the library does not take, and NIXL does.
+                chosen = {side: _indices(value) for side, value in chosen.items()}
+                request = self._agent.request(op, local, remote, **chosen)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
         number = next(self._numbers)
-        self._transfers[number] = _Transfer(request, _bytes(notif_msg))
+        self._transfers[number] = _Transfer(request, notif_msg)
         return number
 
     def createXferReq(
@@ -276,7 +279,7 @@ class nixlAgent:
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
         number = next(self._numbers)
-        self._transfers[number] = _Transfer(request, _bytes(notif_msg))
+        self._transfers[number] = _Transfer(request, notif_msg)
         return number
 
     def _transfer(self, handle):
@@ -286,18 +289,23 @@ class nixlAgent:
             raise errors.new(errors.nixlInvalidParamError, "no such transfer") from None
 
     def postXferReq(self, reqh, notif_msg=""):
-        transfer = self._transfer(reqh)
+        transfer = self._transfers.get(reqh) or self._transfer(reqh)
         started = time.monotonic_ns()
         try:
-            transfer.request.post(_bytes(notif_msg) or transfer.notif or None)
+            code = transfer.post(notif_msg or transfer.notif or None)
         except nx.NixlError as error:
             raise errors.of(error) from error
         transfer.started = started
-        return self.getXferStatus(reqh)
+        return self._status(transfer, code)
 
     def getXferStatus(self, reqh):
         transfer = self._transfers.get(reqh) or self._transfer(reqh)
-        code = transfer.request._code()
+        code = transfer.code()
+        if code == 0:
+            return _SUCCESS
+        return self._status(transfer, code)
+
+    def _status(self, transfer, code):
         if code == 0:
             return _SUCCESS
         if code == 1:
@@ -349,9 +357,7 @@ class nixlAgent:
     # --- notifications ---
 
     def getNotifs(self, notif_map, backends=()):
-        for got in self._call(self._agent.notifications):
-            notif_map.setdefault(got.sender, []).append(got.data)
-        return notif_map
+        return self._take(notif_map)
 
     def genNotif(self, remote_agent, msg, backends=()):
         _handles(backends, "genNotif")

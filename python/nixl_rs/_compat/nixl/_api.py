@@ -271,7 +271,7 @@ class nixl_agent:
             remote_xfer_side._handle,
             remote_indices,
             notif_msg,
-            self._handles(backends),
+            self._handles(backends) if backends else (),
             skip_desc_merge,
         )
         return nixl_xfer_handle(self.agent, handle)
@@ -321,7 +321,7 @@ class nixl_agent:
     # --- notifications ---
 
     def get_new_notifs(self, backends=()):
-        return self.agent.getNotifs({}, self._handles(backends))
+        return self.agent.getNotifs({}, self._handles(backends) if backends else ())
 
     def update_notifs(self, backends=()):
         self.notifs = self.agent.getNotifs(self.notifs, self._handles(backends))
