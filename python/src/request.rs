@@ -122,10 +122,12 @@ impl Request {
 
     /// `post` with bytes or text, then `_code`.
     fn _post(&self, py: Python<'_>, notification: Option<&Bound<'_, PyAny>>) -> PyResult<i32> {
-        let notification = match notification.map(|n| n.cast::<PyString>()) {
+        let notification = match notification {
             None => None,
-            Some(Ok(text)) => Some(text.to_str()?.as_bytes().to_vec()),
-            Some(Err(other)) => Some(buffer::to_vec(&other.into_inner())?),
+            Some(given) => Some(match given.cast::<PyString>() {
+                Ok(text) => text.to_cow()?.as_bytes().to_vec(),
+                Err(_) => buffer::to_vec(given)?,
+            }),
         };
         let options = PostOptions {
             notification: notification.map(Bytes::from),
