@@ -1,12 +1,8 @@
 //! The agent.
 
-use std::{
-    sync::{Arc, OnceLock, Weak},
-    time::Duration,
-};
+use std::sync::Arc;
 
-use nixl::{Error, ErrorKind, Op, PeerAccess, Select};
-use parking_lot::{Mutex, RwLock};
+use nixl::{Op, PeerAccess, Select};
 use pyo3::{
     prelude::*,
     types::{PyBytes, PyDict, PyList},
@@ -14,11 +10,13 @@ use pyo3::{
 
 use crate::{
     buffer,
+    config::configuration,
     descs::{indices, with_list},
-    error::{OrRaise, misuse, raise},
-    events::{Events, Wake},
+    error::{OrRaise, misuse},
+    events::Events,
     explain::{self, Explanation},
-    fork::{self, Kept},
+    fork::Kept,
+    inner::{Inner, SLICE},
     memory::PyOwner,
     notification::Notification,
     prepared::{PreparedLocal, PreparedRemote},
@@ -26,102 +24,6 @@ use crate::{
     request::Request,
     seconds,
 };
-
-/// How long a waiting call stays away from Python: then it looks for signals, and for `close`.
-pub(crate) const SLICE: Duration = Duration::from_millis(100);
-
-/// Every agent, for the end of the interpreter.
-static ALL: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
-
-/// Closes every agent of this process, giving each `timeout` seconds. Called when the interpreter
-/// exits: nothing reaches into its memory after that.
-#[pyfunction]
-pub(crate) fn close_all(py: Python<'_>, timeout: f64) -> PyResult<()> {
-    let timeout = seconds(timeout)?;
-    // A forked child may have inherited the lock locked; it has no agent to close.
-    if fork::count() > 0 {
-        return Ok(());
-    }
-    let all: Vec<_> = ALL.lock().drain(..).filter_map(|w| w.upgrade()).collect();
-    py.detach(|| {
-        for inner in &all {
-            // What was not let go of in time is leaked, and logged.
-            inner.close(timeout).ok();
-        }
-    });
-    Ok(())
-}
-
-/// What the objects of one agent share.
-pub(crate) struct Inner {
-    name: String,
-    agent: Kept<RwLock<Option<Arc<nixl::Agent>>>>,
-    /// Whom to wake when it is closed.
-    wakes: Mutex<Vec<Weak<Wake>>>,
-    events: OnceLock<Py<Events>>,
-}
-
-impl Inner {
-    /// Calls `f` with the agent. Only for what never waits: the GIL may be held.
-    pub(crate) fn with<R>(
-        &self,
-        f: impl FnOnce(&Arc<nixl::Agent>) -> nixl::Result<R>,
-    ) -> nixl::Result<R> {
-        match &*self.agent.get()?.read() {
-            Some(agent) => f(agent),
-            None => Err(Error::new(
-                ErrorKind::ApiMisuse,
-                format!("the agent {:?} is closed", self.name),
-            )),
-        }
-    }
-
-    /// Calls `f` with the agent and without the GIL.
-    pub(crate) fn detached<R: Send>(
-        &self,
-        py: Python<'_>,
-        f: impl FnOnce(&Arc<nixl::Agent>) -> nixl::Result<R> + Send,
-    ) -> PyResult<R> {
-        py.detach(|| self.with(f)).or_raise(py)
-    }
-
-    /// A new source of events, woken by [`Inner::close`] too.
-    pub(crate) fn new_events(&self) -> nixl::Result<Events> {
-        let events = self.with(|agent| Events::of(agent))?;
-        let mut wakes = self.wakes.lock();
-        wakes.retain(|wake| wake.strong_count() > 0);
-        wakes.push(events.wake());
-        Ok(events)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.agent.get().is_ok_and(|agent| agent.read().is_none())
-    }
-
-    fn close(&self, timeout: Duration) -> nixl::Result<()> {
-        // Waits for calls under way, which look up at the end of each slice.
-        let taken = self.agent.get()?.write().take();
-        for wake in self.wakes.lock().drain(..) {
-            if let Some(wake) = wake.upgrade() {
-                wake.up();
-            }
-        }
-        // A metadata listener borrows it for moments; then its last owner shuts it down.
-        match taken.map(Arc::try_unwrap) {
-            Some(Ok(agent)) => agent.shutdown(timeout),
-            Some(Err(_)) | None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if self.agent.is_ours() && !self.is_closed() {
-            // Nobody is left to tell of a failure, which the library has logged.
-            Python::attach(|py| py.detach(|| self.close(Duration::from_secs(1)))).ok();
-        }
-    }
-}
 
 /// A named endpoint with its memory, backends and peers. Thread-safe; several may live in one
 /// process. `close()` it, or use it in a `with` statement.
@@ -138,17 +40,9 @@ impl Agent {
         crate::start_logging();
         let config = configuration(py, config)?;
         let agent = py.detach(|| config.agent(name)?.build()).or_raise(py)?;
-        let inner = Arc::new(Inner {
-            name: name.to_owned(),
-            agent: Kept::new(RwLock::new(Some(Arc::new(agent)))),
-            wakes: Mutex::new(Vec::new()),
-            events: OnceLock::new(),
-        });
-        let mut all = ALL.lock();
-        all.retain(|inner| inner.strong_count() > 0);
-        all.push(Arc::downgrade(&inner));
-        drop(all);
-        Ok(Self { inner })
+        Ok(Self {
+            inner: Inner::new(name, agent),
+        })
     }
 
     /// Its name.
@@ -546,37 +440,4 @@ fn chosen(indices: &Option<Vec<u32>>) -> Select<'_> {
 fn cores(py: Python<'_>, regions: &[Bound<'_, Region>]) -> PyResult<Vec<nixl::Region>> {
     let core = |region: &Bound<'_, Region>| region.get().core().cloned().or_raise(py);
     regions.iter().map(core).collect()
-}
-
-/// Settings: the environment's, overridden by a dict; or TOML text alone.
-fn configuration(py: Python<'_>, given: Option<&Bound<'_, PyAny>>) -> PyResult<nixl::Config> {
-    let Some(given) = given else {
-        return nixl::Config::load().or_raise(py);
-    };
-    if let Ok(text) = given.extract::<String>() {
-        return nixl::Config::from_toml(&text).or_raise(py);
-    }
-    let text: String = py
-        .import("json")?
-        .call_method1("dumps", (given,))?
-        .extract()?;
-    let failed = |error: serde_json::Error| {
-        let text = format!("config: {error}");
-        raise(py, &Error::new(ErrorKind::ApiMisuse, text))
-    };
-    let base = nixl::Config::load().or_raise(py)?;
-    let mut all = serde_json::to_value(base).map_err(failed)?;
-    merge(&mut all, serde_json::from_str(&text).map_err(failed)?);
-    serde_json::from_value(all).map_err(failed)
-}
-
-fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
-    match (into, from) {
-        (serde_json::Value::Object(into), serde_json::Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(serde_json::Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
 }

@@ -3,7 +3,10 @@
 use std::sync::OnceLock;
 
 use nixl::{DescList, MemKind, Run};
-use pyo3::{prelude::*, types::PyBytes};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyList},
+};
 
 use crate::{buffer::Buffer, error::misuse, region::Region};
 
@@ -224,6 +227,17 @@ fn from_tuples(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<Descriptors> {
         cells.extend_from_slice(&values[..columns]);
     }
     Ok(made(kind, cells, columns))
+}
+
+/// The list that a sequence of tuples of three stands for; None if a row is anything else.
+#[pyfunction]
+pub(crate) fn _triples(rows: &Bound<'_, PyList>) -> Option<Descriptors> {
+    let mut cells = Vec::with_capacity(rows.len() * 3);
+    for row in rows {
+        let (addr, len, dev) = row.extract::<(u64, u64, u64)>().ok()?;
+        cells.extend([addr, len, dev]);
+    }
+    Some(made(MemKind::Dram, cells, 3))
 }
 
 fn widened(cells: &[u64]) -> Vec<u64> {

@@ -10,12 +10,14 @@
 
 mod agent;
 mod buffer;
+mod config;
 mod descs;
 mod error;
 mod events;
 mod exchange;
 mod explain;
 mod fork;
+mod inner;
 mod memory;
 mod notification;
 mod prepared;
@@ -31,15 +33,17 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::agent::{Agent, close_all};
+    use crate::agent::Agent;
     #[pymodule_export]
-    use crate::descs::Descriptors;
+    use crate::descs::{_triples, Descriptors};
     #[pymodule_export]
     use crate::events::Events;
     #[pymodule_export]
     use crate::exchange::{Listener, fetch_metadata, forget_at, send_metadata};
     #[pymodule_export]
     use crate::explain::Explanation;
+    #[pymodule_export]
+    use crate::inner::close_all;
     #[pymodule_export]
     use crate::notification::Notification;
     #[pymodule_export]

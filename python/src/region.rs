@@ -8,7 +8,7 @@ use pyo3::{
     types::{PyBytes, PyDict},
 };
 
-use crate::{agent::Inner, buffer::Buffer, error::OrRaise, fork::Kept, seconds};
+use crate::{buffer::Buffer, error::OrRaise, fork::Kept, inner::Inner, seconds};
 
 /// Registered memory. It stays registered until `release()` or until its agent is closed; after
 /// that, this object still keeps it allocated.

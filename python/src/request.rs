@@ -7,11 +7,11 @@ use nixl::{Error, ErrorKind, PostOptions, Status};
 use pyo3::{prelude::*, types::PyString};
 
 use crate::{
-    agent::{Inner, SLICE},
     buffer,
     error::{OrRaise, raise},
     events::Events,
     fork::Kept,
+    inner::{Inner, SLICE},
     receipt::Receipt,
     seconds,
 };

@@ -2,7 +2,7 @@
 
 import struct
 
-from nixl_rs._native import Descriptors
+from nixl_rs._native import Descriptors, _triples
 
 from ._enums import nixl_mem_t
 
@@ -50,7 +50,7 @@ class _List:
         if _is_array(descs):
             self._from_array(descs)
         elif isinstance(descs, (list, tuple)):
-            self._rows = [self._row(row) for row in descs]
+            self._from_rows(list(descs))
         elif isinstance(descs, int):
             self._rows = [(0,) * 3 + (b"",) * (self._width - 3)] * (descs or init_size)
         else:
@@ -58,6 +58,9 @@ class _List:
 
     def _from_array(self, array):
         self._made, self._rows = Descriptors(_checked(array)), None
+
+    def _from_rows(self, rows):
+        self._rows = [self._row(row) for row in rows]
 
     def _row(self, row):
         if not isinstance(row, tuple) or len(row) != self._width:
@@ -171,6 +174,12 @@ class nixlXferDList(_Serialized, _List):
     __slots__ = ()
     __module__ = "nixl._bindings"
     _kind = b"nixlBDList"
+
+    def _from_rows(self, rows):
+        self._made, self._rows = _triples(rows), None
+        if self._made is None:
+            # Says which row is wrong.
+            super()._from_rows(rows)
 
     def _items(self, rows):
         if not rows:
