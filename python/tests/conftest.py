@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -47,8 +48,14 @@ class Peer:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def signal(self, number):
-        os.kill(self.process.pid, number)
+    def stop(self):
+        """Stops it; no thread of it runs once this returns."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+
+    def go_on(self):
+        os.kill(self.process.pid, signal.SIGCONT)
 
     def end(self):
         self.process.kill()

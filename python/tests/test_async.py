@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import select
-import signal
 import threading
 
 import numpy as np
@@ -82,7 +81,7 @@ def test_awaiting_raises_what_the_request_failed_with(far):
         with pytest.raises(nx.NotPostedError):
             await request
         await request.post()
-        other.signal(signal.SIGSTOP)
+        other.stop()
         request.post()
         waiting = asyncio.ensure_future(asyncio.wait_for(request, LIMIT))
         await asyncio.sleep(0)
@@ -100,12 +99,12 @@ def test_giving_up_awaiting_leaves_the_request_alone(far):
     async def everything():
         request = read(agent, other, memory, 0)
         await request.post()
-        other.signal(signal.SIGSTOP)
+        other.stop()
         request.post()
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(request, 0.05)
         assert request.status in ("active", "stalled")
-        other.signal(signal.SIGCONT)
+        other.go_on()
         await request
 
     asyncio.run(everything())
@@ -136,7 +135,7 @@ def test_closing_wakes_who_awaits(far):
     async def everything():
         request = read(agent, other, memory, 0)
         await request.post()
-        other.signal(signal.SIGSTOP)
+        other.stop()
         request.post()
         ended = asyncio.ensure_future(asyncio.wait_for(request, LIMIT))
         told = asyncio.ensure_future(asyncio.wait_for(agent.next_notification(), LIMIT))

@@ -175,8 +175,6 @@ def test_a_bytearray_cannot_be_resized_while_registered(pair):
 
 
 def test_an_active_request_keeps_what_it_writes_to(peer):
-    import signal
-
     other = peer(2, 1 << 20, "plain", config={"backends": ["tcp"]})
     with nx.Agent("here", {"backends": ["tcp"]}) as agent:
         memory = np.zeros(2 << 20, dtype=np.uint8)
@@ -187,14 +185,14 @@ def test_an_active_request_keeps_what_it_writes_to(peer):
         # First a path, so that the next post is held up in the middle.
         request.post().wait(LIMIT)
         assert bytes(memory) == pattern(2, 1 << 20).tobytes()
-        other.signal(signal.SIGSTOP)
+        other.stop()
         request.post()
         with pytest.raises(nx.StillMappedError):
             region.release(timeout=0.05)
         del memory, region
         gc.collect()
         assert gone() is not None and request.status in ("active", "stalled")
-        other.signal(signal.SIGCONT)
+        other.go_on()
         request.wait(LIMIT)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 STOPPED = """
-import json, os, signal, sys, threading, weakref
+import json, os, pathlib, signal, sys, threading
 import numpy as np
 import nixl_rs as nx
 
@@ -16,6 +16,10 @@ agent.load_metadata(bytes.fromhex(told["metadata"]))
 request = agent.request("read", region, [(told["address"], 1 << 20)], peer="peer")
 request.post().wait(20)
 os.kill(told["pid"], signal.SIGSTOP)
+# It goes on until each of its threads has seen the signal.
+for task in pathlib.Path("/proc", str(told["pid"]), "task").iterdir():
+    while (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
+        pass
 request.post()
 assert request.status in ("active", "stalled")
 """
