@@ -16,7 +16,7 @@ pub use ucx::UcxSection;
 const PREFIX: &str = "NIXL_RS_";
 
 /// Variables with the prefix that are no settings: the file, logging, required checks.
-const OTHER: [&str; 3] = ["CONFIG", "LOG", "REQUIRE"];
+const OTHER: [&str; 4] = ["ALLOW_UNAUTHENTICATED", "CONFIG", "LOG", "REQUIRE"];
 
 /// Names of the backends compiled into this build.
 pub fn backends() -> &'static [&'static str] {

@@ -29,6 +29,7 @@
 
 mod config;
 mod exchange;
+pub mod p2p;
 
 pub use config::{
     AgentSection, Config, IpcSection, PolicySection, TcpSection, UcxSection, backends,

@@ -28,7 +28,7 @@ def test_there_are_examples():
     assert len(EXAMPLES) == 4
 
 
-@pytest.mark.parametrize("page", ["README.md", "python/README.md", "docs/nixl-compat.md"])
+@pytest.mark.parametrize("page", ["README.md", "python/README.md", "docs/nixl-python.md"])
 def test_programs_on_pages_run(page, run):
     programs = re.findall(r"```python\n(.*?)```", pathlib.Path(ROOT, page).read_text(), re.S)
     assert programs

@@ -47,6 +47,8 @@ pub(crate) struct Nixl {
     stdin: ChildStdin,
     answers: Receiver<String>,
     pub(crate) name: String,
+    /// Where it listens for metadata calls.
+    pub(crate) port: Option<u16>,
 }
 
 /// What a block must hold: a block's bytes under a seed, or nothing.
@@ -79,6 +81,16 @@ impl Drop for Nixl {
 impl Nixl {
     /// An agent with UCX, over `tls` if that is said.
     pub(crate) fn start(python: &Path, name: &str, tls: Option<&str>) -> Self {
+        Self::listening(python, name, tls, None)
+    }
+
+    /// [`Nixl::start`], listening for metadata calls on `port`.
+    pub(crate) fn listening(
+        python: &Path,
+        name: &str,
+        tls: Option<&str>,
+        port: Option<u16>,
+    ) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop_nixl/peer.py");
         let mut command = Command::new(python);
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("UCX_")) {
@@ -110,8 +122,10 @@ impl Nixl {
             stdin,
             answers,
             name: name.to_owned(),
+            port,
         };
-        nixl.call(&format!("start {name} 1"));
+        let port = port.map_or("-".to_owned(), |port| port.to_string());
+        nixl.call(&format!("start {name} 1 {port}"));
         nixl
     }
 

@@ -1,6 +1,6 @@
 //! Our agent and a NIXL agent that know each other, each with one region.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use nixl::{Agent, DescList, ForeignMetadata, Op, PeerAccess, PostOptions, Region, Request};
 use nixl_ucx::{Options, UcxBackend, config::UcxConfig};
@@ -17,7 +17,7 @@ pub(crate) const THEIRS: u64 = 2;
 
 /// Both agents.
 pub(crate) struct Pair {
-    pub(crate) agent: Agent,
+    pub(crate) agent: Arc<Agent>,
     pub(crate) region: Region,
     pub(crate) nixl: Nixl,
     /// Address of NIXL's region `r`.
@@ -64,7 +64,7 @@ impl Pair {
         let region = agent.allocate(BLOCKS * BLOCK).unwrap();
         let base = nixl.alloc("r", BLOCKS, BLOCK);
         let mut pair = Self {
-            agent,
+            agent: Arc::new(agent),
             region,
             nixl,
             base,

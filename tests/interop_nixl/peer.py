@@ -56,8 +56,13 @@ def blob(text):
 
 
 class Peer:
-    def __init__(self, name, threads):
-        config = nixl_agent_config(enable_prog_thread=threads == "1", backends=["UCX"])
+    def __init__(self, name, threads, port):
+        config = nixl_agent_config(
+            enable_prog_thread=threads == "1",
+            enable_listen_thread=port != "-",
+            listen_port=0 if port == "-" else int(port),
+            backends=["UCX"],
+        )
         self.agent = nixl_agent(name, config)
         if "UCX" not in self.agent.backends:
             raise RuntimeError("NIXL has no UCX backend here")
@@ -98,6 +103,24 @@ class Peer:
     def load(self, text):
         name = self.agent.add_remote_agent(blob(text))
         return name.decode() if isinstance(name, bytes) else name
+
+    def fetch(self, name, port):
+        """Asks the listener on `port` of this machine for its metadata."""
+        self.agent.fetch_remote_metadata(name, "127.0.0.1", int(port))
+
+    def send(self, port):
+        self.agent.send_local_metadata("127.0.0.1", int(port))
+
+    def withdraw(self, port):
+        self.agent.invalidate_local_metadata("127.0.0.1", int(port))
+
+    def knows(self, name, wanted, seconds):
+        """Waits until metadata of `name` is loaded, or no longer."""
+        until = time.monotonic() + float(seconds)
+        while self.agent.check_remote_metadata(name) != (wanted == "1"):
+            if time.monotonic() > until:
+                raise TimeoutError(f"metadata of {name}: still the other way")
+            time.sleep(0.01)
 
     def remove(self, name):
         self.agent.remove_remote_agent(name)

@@ -14,7 +14,7 @@ use crate::{
     backend::PeerAddress,
     error::fail,
     mem::Region,
-    metadata::{self, Decoded, Kind, Limits, Metadata, NixlEntries},
+    metadata::{self, Decoded, Foreign, Kind, Limits, Metadata, NixlEntries},
     peer::{Peer, PeerRegions, RemoteTable},
     runtime::deadline_after,
 };
@@ -64,6 +64,15 @@ impl Agent {
         let ids = regions.iter().map(Region::id).collect();
         let nothing = NixlEntries::default();
         Ok(self.encode(Kind::Withdraw, sequence, false, Vec::new(), ids, nothing))
+    }
+
+    /// What NIXL's own agents read of [`Agent::metadata`], of all regions or of some: keys for
+    /// UCX, no secret of another path.
+    pub fn nixl_metadata(&self, regions: Option<&[Region]>) -> Bytes {
+        let regions = regions.map_or_else(|| self.shared.regions.all(), <[_]>::to_vec);
+        let nixl = self.nixl_entries(true, &regions);
+        let name = self.name().to_owned();
+        metadata::encode_foreign(&Foreign { name, nixl })
     }
 
     /// The number of a blob. Taken before looking at what the blob tells: then a later number never

@@ -184,6 +184,13 @@ pub fn encode(metadata: &Metadata) -> Bytes {
     out.into()
 }
 
+/// The blob that an agent of NIXL's would write.
+pub fn encode_foreign(foreign: &Foreign) -> Bytes {
+    let mut out = Vec::with_capacity(256);
+    container::put(&mut out, &foreign.name, &foreign.nixl);
+    out.into()
+}
+
 fn encode_trailer(metadata: &Metadata) -> Vec<u8> {
     let mut out = Writer::with_capacity(512 + 64 * metadata.regions.len());
     out.bytes(&WIRE_VERSION.to_le_bytes());

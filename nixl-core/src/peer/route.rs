@@ -12,7 +12,6 @@ use crate::{
     backend::{Conn, ConnectDone, Endpoint},
     error::fail,
     negotiate::{self, Demand, Health, Mode, Negotiation},
-    plan::Plan,
     request,
     runtime::{deadline_after, later},
 };
@@ -62,7 +61,7 @@ impl Peer {
         let Some(shared) = self.shared.upgrade() else {
             return Route::Fail(fail(ErrorKind::PeerGone, "the agent was shut down"));
         };
-        let demand = demand(&request.plan);
+        let demand = request.plan.demand();
         let (need, path, backend, flipped) = {
             let mut state = self.state.lock();
             if let Some(why) = &state.gone {
@@ -477,17 +476,5 @@ impl Shared {
             .find(|c| !insisted.contains(&c.backend) && !request::has_failed(failed, c.path))?;
         insisted.push(caps.backend);
         Some((caps.path, caps.backend, false))
-    }
-}
-
-/// What a plan asks of a path.
-pub(crate) fn demand(plan: &Plan) -> Demand {
-    Demand {
-        op: plan.op(),
-        local: plan.local().kind(),
-        remote: plan.remote().kind(),
-        all_remote_shareable: plan.remote().regions().iter().all(|r| r.shareable),
-        descs: plan.merged(),
-        bytes: plan.bytes(),
     }
 }

@@ -8,7 +8,7 @@ pub use list::{Block, Extras, LocalList, RemoteList, RemoteRegion, Resolved};
 
 use std::sync::Arc;
 
-use crate::{ErrorKind, Op, Result, error::fail};
+use crate::{ErrorKind, Op, Result, error::fail, negotiate::Demand};
 
 /// Most merged blocks in a chunk: what one vectored system call takes (UIO_MAXIOV).
 pub const CHUNK_BLOCKS: usize = 1024;
@@ -161,6 +161,18 @@ impl Plan {
     /// Blocks left after merging.
     pub fn merged(&self) -> u64 {
         self.segments.len() as u64
+    }
+
+    /// What it asks of a path: the question for [`Agent::explain`](crate::Agent::explain).
+    pub fn demand(&self) -> Demand {
+        Demand {
+            op: self.op,
+            local: self.local.kind(),
+            remote: self.remote.kind(),
+            all_remote_shareable: self.remote.regions().iter().all(|r| r.shareable),
+            descs: self.merged(),
+            bytes: self.bytes(),
+        }
     }
 
     /// Number of chunks: the unit that threads and streams take by turns.

@@ -103,7 +103,7 @@ fn call(address: &str, op: u8, body: &[u8], config: &ClientConfig) -> Result<Vec
 }
 
 /// Tries each address of the name in turn, with an equal share of the time that is left.
-fn dial(address: &str, deadline: Instant) -> Result<(TcpStream, SocketAddr)> {
+pub(super) fn dial(address: &str, deadline: Instant) -> Result<(TcpStream, SocketAddr)> {
     let found = resolve(address, deadline)?;
     let mut last = None;
     for (i, peer) in found.iter().enumerate() {

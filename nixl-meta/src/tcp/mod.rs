@@ -20,6 +20,7 @@
 
 mod client;
 mod key;
+pub mod nixl;
 mod server;
 mod session;
 mod wire;

@@ -17,7 +17,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::{
     key::SharedKey,
-    session::{FAILED, FETCH, INVALIDATE, OK, SEND, Session},
+    nixl,
+    session::{FAILED, FETCH, INVALIDATE, MAGIC, OK, SEND, Session},
     wire::{Wire, resolve},
 };
 use crate::{DEFAULT_MAX_BLOB, MAX_NAME, deadline_after};
@@ -104,6 +105,8 @@ pub struct MetaServer {
 struct Shared {
     config: ServerConfig,
     handler: Arc<dyn MetaHandler>,
+    /// Serves those who speak NIXL's protocol.
+    nixl: Option<Arc<dyn MetaHandler>>,
     state: Mutex<State>,
     changed: Condvar,
     /// Wakes the acceptor out of poll(2).
@@ -124,6 +127,25 @@ impl MetaServer {
     /// `Backend` when the port is in use or the address is not of this machine, `NotFound` when
     /// the host name is unknown.
     pub fn start(config: ServerConfig, handler: Arc<dyn MetaHandler>) -> Result<Self> {
+        Self::start_serving(config, handler, None)
+    }
+
+    /// [`MetaServer::start`], with `nixl` for connections that speak NIXL's protocol
+    /// ([`super::nixl`]), which proves nothing of anybody. So whoever is served without a key on an
+    /// address beyond loopback is served by `nixl` only, and gets none of what `handler` knows.
+    pub fn start_for_nixl(
+        config: ServerConfig,
+        handler: Arc<dyn MetaHandler>,
+        nixl: Arc<dyn MetaHandler>,
+    ) -> Result<Self> {
+        Self::start_serving(config, handler, Some(nixl))
+    }
+
+    fn start_serving(
+        config: ServerConfig,
+        handler: Arc<dyn MetaHandler>,
+        nixl: Option<Arc<dyn MetaHandler>>,
+    ) -> Result<Self> {
         let listener = bind(&config)?;
         let addr = listener
             .local_addr()
@@ -136,6 +158,7 @@ impl MetaServer {
         let shared = Arc::new(Shared {
             config,
             handler,
+            nixl,
             state: Mutex::default(),
             changed: Condvar::new(),
             wake,
@@ -322,8 +345,21 @@ impl Drop for Slot {
     }
 }
 
-/// Serves the one request of a connection.
 fn serve(shared: &Shared, stream: &TcpStream, addr: SocketAddr) -> Result<()> {
+    let config = &shared.config;
+    if let Some(handler) = &shared.nixl {
+        let proved = deadline_after(config.handshake_timeout);
+        let mut wire = Wire::new(stream, addr, proved);
+        let ours = wire.peek::<1>()? == [MAGIC[0]] && wire.peek::<7>()? == MAGIC;
+        if !ours || matches!(config.access, Access::AllowUnauthenticated) {
+            return nixl::serve(wire, handler.as_ref(), addr, config.max_blob);
+        }
+    }
+    serve_ours(shared, stream, addr)
+}
+
+/// Serves the one request of a connection.
+fn serve_ours(shared: &Shared, stream: &TcpStream, addr: SocketAddr) -> Result<()> {
     let config = &shared.config;
     let end = deadline_after(config.timeout);
     let proved = deadline_after(config.handshake_timeout).min(end);

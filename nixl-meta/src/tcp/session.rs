@@ -7,7 +7,7 @@ use super::{
     wire::Wire,
 };
 
-const MAGIC: [u8; 7] = *b"NXMETA\0";
+pub(super) const MAGIC: [u8; 7] = *b"NXMETA\0";
 const VERSION: u8 = 1;
 const NONCE: usize = 32;
 const HELLO: usize = 7 + 1 + 1 + NONCE;

@@ -55,6 +55,26 @@ impl<'a> Wire<'a> {
         Ok(buf)
     }
 
+    /// The next bytes, left for the next read.
+    pub(super) fn peek<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut buf = [0; N];
+        loop {
+            let left = self.left()?;
+            let got = self
+                .stream
+                .set_read_timeout(Some(left))
+                .and_then(|()| self.stream.peek(&mut buf));
+            match got {
+                Ok(0) => return Err(self.error(io::ErrorKind::UnexpectedEof.into())),
+                Ok(n) if n == N => return Ok(buf),
+                // More is on its way, and peeking does not wait for it.
+                Ok(_) => std::thread::sleep(Duration::from_millis(1)),
+                Err(e) if retry(&e) => {}
+                Err(e) => return Err(self.error(e)),
+            }
+        }
+    }
+
     pub(super) fn read_vec(&mut self, len: usize) -> Result<Vec<u8>> {
         let mut buf = Vec::new();
         while buf.len() < len {

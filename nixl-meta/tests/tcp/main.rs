@@ -3,6 +3,7 @@
 mod auth;
 mod contract;
 mod faults;
+mod nixl;
 
 use std::{
     io::{Read, Write},
@@ -15,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use nixl_core::{Error, ErrorKind, Result};
 use nixl_meta::tcp::{
-    Access, ClientConfig, MetaHandler, MetaServer, Origin, ServerConfig, SharedKey,
+    self, Access, ClientConfig, MetaHandler, MetaServer, Origin, ServerConfig, SharedKey,
 };
 
 /// A handler that remembers what it was asked.

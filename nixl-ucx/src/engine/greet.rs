@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     fault::{gone, misbehaved},
-    ucp::{Endpoint, Entered},
+    ucp::{Endpoint, Entered, Way},
     wire::{Finish, Head, Kind, Shake, Token, decode_error},
 };
 
@@ -194,8 +194,13 @@ impl Engine {
         if state.shut {
             return;
         }
-        let Met { peer, key, address } = met;
-        let endpoint = match entered.connect(&address, state.last + 1) {
+        let Met {
+            peer,
+            key,
+            address,
+            way,
+        } = met;
+        let endpoint = match self.connect_back(entered, &address, way, state.last + 1) {
             Ok(endpoint) => endpoint,
             Err(why) => {
                 return tracing::warn!(peer = peer.name, %why, "cannot connect back over UCX");
@@ -216,6 +221,31 @@ impl Engine {
         state.tokens.insert(mine, conn.tag);
         self.frame(state, &conn, Kind::Welcome, Bytes::new());
         state.upcalls.push_back(Upcall::Accepted(conn, peer));
+    }
+
+    /// An endpoint to a client.
+    ///
+    /// For a worker's address UCX gives out the endpoints that it made by itself for those of that
+    /// worker, oldest first: also one whose client was refused, or gave up, and whose queue pairs
+    /// lead nowhere. Those are closed, which lets go of what they hold.
+    fn connect_back(
+        &self,
+        entered: &Entered<'_>,
+        address: &[u8],
+        way: Option<Way>,
+        tag: u64,
+    ) -> Result<Endpoint> {
+        let strays = &self.mailbox.strays;
+        if let Some(way) = way {
+            strays.lock().remove(|stray| stray == way);
+        }
+        loop {
+            let endpoint = entered.connect(address, tag)?;
+            if !strays.lock().remove(|stray| endpoint.is(stray)) {
+                return Ok(endpoint);
+            }
+            entered.close(endpoint);
+        }
     }
 
     /// Client: the server has taken us in.

@@ -24,12 +24,14 @@ use super::{CHANNEL, foreign::NOTIFICATION, rma::Rma};
 use crate::{
     fault::{gone, misbehaved},
     shape,
-    ucp::{Reply, Sink, Status},
+    ucp::{Reply, Sink, Status, Way},
     wire::{Finish, Head, Kind, Shake, Token, encode_error},
 };
 
 /// Clients that may be in the handshake at once.
 const MAX_GREETING: usize = 64;
+/// Endpoints that are remembered although nobody uses them.
+const MAX_STRAYS: usize = 256;
 /// What binds a client's worker address to its proofs.
 const SEAL: &[u8] = b"ucx worker address";
 
@@ -55,6 +57,31 @@ pub(super) struct Met {
     pub(super) key: SessionKey,
     /// Its worker's, with the shape of one.
     pub(super) address: Vec<u8>,
+    /// The way back to the endpoint that it has made for this.
+    pub(super) way: Option<Way>,
+}
+
+/// Ways back to endpoints of clients that said hello, and for which there is none of ours: they
+/// were refused, or went away in the handshake.
+#[derive(Default)]
+pub(super) struct Strays(VecDeque<Way>);
+
+impl Strays {
+    fn add(&mut self, way: Option<Way>) {
+        let Some(way) = way else { return };
+        self.0.retain(|known| *known != way);
+        if self.0.len() >= MAX_STRAYS {
+            self.0.pop_front();
+        }
+        self.0.push_back(way);
+    }
+
+    /// Forgets an endpoint; whether it was one of these.
+    pub(super) fn remove(&mut self, mut is: impl FnMut(Way) -> bool) -> bool {
+        let before = self.0.len();
+        self.0.retain(|way| !is(*way));
+        self.0.len() < before
+    }
 }
 
 struct Greeting {
@@ -69,6 +96,7 @@ pub(super) struct Mailbox {
     patience: Duration,
     events: Mutex<VecDeque<Event>>,
     greetings: Mutex<HashMap<Token, Greeting>>,
+    pub(super) strays: Mutex<Strays>,
     shut: AtomicBool,
 }
 
@@ -79,6 +107,7 @@ impl Mailbox {
             patience,
             events: Mutex::default(),
             greetings: Mutex::default(),
+            strays: Mutex::default(),
             shut: AtomicBool::new(false),
         }
     }
@@ -128,7 +157,23 @@ impl Mailbox {
         answer().map_err(|why| Some((client, why)))
     }
 
-    fn finish(&self, to: &Token, body: &[u8]) -> Result<Met, Refused> {
+    /// Answers a hello.
+    fn greet(&self, body: &[u8], reply: &Reply<'_>) {
+        match self.hello(body) {
+            Ok((to, from, proof)) => {
+                let head = Head {
+                    kind: Kind::Reply,
+                    to,
+                    number: 0,
+                };
+                let proof = &proof;
+                reply.send(&head.encode(), Shake { from, proof }.encode());
+            }
+            Err(refused) => reject(reply, refused),
+        }
+    }
+
+    fn finish(&self, to: &Token, body: &[u8], way: Option<Way>) -> Result<Met, Refused> {
         let Greeting { shake, client, .. } = self.greetings.lock().remove(to).ok_or(None)?;
         let check = || {
             let finish = Finish::decode(body)?;
@@ -140,7 +185,12 @@ impl Mailbox {
             }
             shape::check_worker_address(finish.address)?;
             let address = finish.address.to_vec();
-            Ok(Met { peer, key, address })
+            Ok(Met {
+                peer,
+                key,
+                address,
+                way,
+            })
         };
         check().map_err(|why| Some((client, why)))
     }
@@ -176,19 +226,11 @@ impl Sink for Mailbox {
             Err(why) => return tracing::debug!(%why, "dropping a UCX message"),
         };
         match head.kind {
-            Kind::Hello => match self.hello(body) {
-                Ok((to, from, proof)) => {
-                    let head = Head {
-                        kind: Kind::Reply,
-                        to,
-                        number: 0,
-                    };
-                    let proof = &proof;
-                    reply.send(&head.encode(), Shake { from, proof }.encode());
-                }
-                Err(refused) => reject(reply, refused),
-            },
-            Kind::Finish => match self.finish(&head.to, body) {
+            Kind::Hello => {
+                self.strays.lock().add(reply.way());
+                self.greet(body, reply);
+            }
+            Kind::Finish => match self.finish(&head.to, body, reply.way()) {
                 Ok(met) => self.push(Event::Met(met)),
                 Err(refused) => reject(reply, refused),
             },

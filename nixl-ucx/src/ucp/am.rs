@@ -29,7 +29,23 @@ pub(crate) struct Reply<'a> {
     _call: PhantomData<&'a ()>,
 }
 
+/// Names an endpoint that UCX made for a peer's by itself. Only compared, never followed: UCX may
+/// have freed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way(usize);
+
+impl Way {
+    pub(super) fn of(endpoint: sys::ucp_ep_h) -> Self {
+        Self(endpoint.addr())
+    }
+}
+
 impl Reply<'_> {
+    /// The way back, if the sender left one.
+    pub(crate) fn way(&self) -> Option<Way> {
+        self.endpoint.map(Way::of)
+    }
+
     /// Sends an answer under the same number; lost if the sender left no way back.
     pub(crate) fn send(&self, head: &[u8], body: Vec<u8>) {
         let Some(endpoint) = self.endpoint else {

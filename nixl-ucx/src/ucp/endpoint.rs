@@ -8,7 +8,7 @@ use ucx_sys as sys;
 
 use super::{
     Api, MemHandle, Status, am,
-    am::Sink,
+    am::{Sink, Way},
     request::{Done, Params, Parcel, Posted, Tally, launch, mask},
     worker::{Entered, Grave, Inner, argument},
 };
@@ -83,6 +83,11 @@ impl Endpoint {
             watcher: Some(watcher),
             worker: worker.clone(),
         })
+    }
+
+    /// Whether UCX had made it by itself, as the way back to a peer's endpoint.
+    pub(crate) fn is(&self, way: Way) -> bool {
+        Way::of(self.raw) == way
     }
 
     pub(super) fn raw(&self) -> sys::ucp_ep_h {

@@ -9,7 +9,7 @@ mod request;
 mod status;
 mod worker;
 
-pub(crate) use am::{Reply, Sink};
+pub(crate) use am::{Reply, Sink, Way};
 pub(crate) use endpoint::{Block, Endpoint, RemoteKey};
 pub(crate) use lanes::{Lanes, class_of};
 pub(crate) use memory::{Api, Context, MemHandle};

@@ -22,9 +22,10 @@ enum Allowed {
 const TEST_SUITE: &str = "nixl-conformance";
 
 /// Programs and language bindings: nothing depends on them.
-const TOPS: [&str; 6] = [
+const TOPS: [&str; 7] = [
     "nixl-cli",
     "nixl-capi",
+    "nixl-compat",
     "nixl-python",
     "nixl-peers",
     "ucx-sys-bindgen",
@@ -41,7 +42,7 @@ fn allowed(name: &str) -> Option<Allowed> {
         "nixl-tcp" => &["nixl-core", "nixl-tcp-proto"],
         "nixl-ucx" => &["nixl-core", "ucx-sys"],
         "nixl-ipc" | "nixl-cuda" | "nixl-meta" | "nixl-conformance" => &["nixl-core"],
-        "nixl-cli" | "nixl-capi" | "nixl-python" | "xtask" => &["nixl"],
+        "nixl-cli" | "nixl-capi" | "nixl-compat" | "nixl-python" | "xtask" => &["nixl"],
         _ => return None,
     }))
 }

@@ -9,6 +9,7 @@ mod ignored;
 mod layers;
 mod loom;
 mod miri;
+mod nixl_sys;
 mod panics;
 mod python;
 mod safety;
@@ -150,6 +151,12 @@ pub(crate) const CHECKS: &[Check] = &[
         about: "nixl-meta with its etcd feature, against a real server",
         needs: &[install::PROTOC, install::ETCD, install::NEXTEST],
         run: etcd::run,
+    },
+    Check {
+        name: "nixl-sys",
+        about: "NIXL's published Rust crate, and its own tests, on libnixl_capi.so",
+        needs: &[install::LIBCLANG, install::CXX],
+        run: nixl_sys::run,
     },
     Check {
         name: "benches",
