@@ -16,6 +16,8 @@ pub(crate) enum Command {
     Bindgen(Option<PathBuf>),
     /// Provide the UCX libraries that tests open.
     Ucx,
+    /// Make the Python wheel.
+    Wheel,
 }
 
 /// Options of `cargo xtask test`.
@@ -49,6 +51,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, S
             nothing_more(args).map(|()| Command::Bindgen(include))
         }
         Some("ucx") => nothing_more(args).map(|()| Command::Ucx),
+        Some("wheel") => nothing_more(args).map(|()| Command::Wheel),
         Some(other) => Err(format!("no command `{other}`")),
     }
 }
@@ -121,6 +124,7 @@ cargo xtask test [--no-install] [--only a,b,...]  run the checks
 cargo xtask rdma-test [--no-install] [--json] [--only a,b,...]
                                                   our programs over RDMA verbs,
                                                   in a virtual machine
+cargo xtask wheel                                 the Python wheel, in dist/
 cargo xtask ucx                                   get the libraries of UCX that
                                                   tests open, below target/ucx
 cargo xtask bindgen [INCLUDE]                     make the bindings of ucx-sys,
@@ -188,6 +192,7 @@ mod tests {
             Ok(Command::Bindgen(include))
         );
         assert_eq!(parsed("ucx"), Ok(Command::Ucx));
+        assert_eq!(parsed("wheel"), Ok(Command::Wheel));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod checks;
 mod install;
 mod lexer;
 mod metadata;
+mod python;
 mod rdma;
 mod report;
 mod shell;
@@ -28,6 +29,16 @@ fn main() -> ExitCode {
         Ok(Command::Rdma(options)) => rdma::command(&options),
         Ok(Command::Test(options)) => test::run(&options),
         Ok(Command::Bindgen(include)) => bindgen::run(&test::root(), include.as_deref()),
+        Ok(Command::Wheel) => match python::wheel(&test::root()) {
+            Ok(made) => {
+                println!("{made}");
+                ExitCode::SUCCESS
+            }
+            Err(why) => {
+                eprintln!("cargo xtask wheel: {why}");
+                ExitCode::FAILURE
+            }
+        },
         Ok(Command::Ucx) => {
             println!("{}", ucx::provide(&test::root()));
             ExitCode::SUCCESS

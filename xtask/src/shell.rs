@@ -60,6 +60,32 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Stop> {
     }
 }
 
+/// As [`run`], with the reason of a failure.
+pub(crate) fn must(command: &mut Command) -> Result<(), String> {
+    run(command).map_err(|stop| match stop {
+        Stop::Fail(why) | Stop::Skip(why) => why,
+    })
+}
+
+/// `python3 -m venv`, for which Debian has a package of its own.
+pub(crate) fn virtual_environment(venv: &Path) -> Result<(), String> {
+    let make = || must(Command::new("python3").args(["-m", "venv"]).arg(venv));
+    let Err(why) = make() else { return Ok(()) };
+    if which("apt-get").is_none() || !is_root() {
+        return Err(why);
+    }
+    let mut install = Command::new("apt-get");
+    install.args([
+        "-q",
+        "install",
+        "-y",
+        "--no-install-recommends",
+        "python3-venv",
+    ]);
+    must(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
+    make()
+}
+
 /// Runs `command`, passes its output on, and returns the lines of both streams as well.
 pub(crate) fn run_watched(command: &mut Command) -> Result<Vec<String>, Stop> {
     let words = shown(command);

@@ -10,7 +10,6 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::checks::Stop;
 use crate::shell;
 
 /// The wheel whose headers the bindings are made from.
@@ -85,11 +84,13 @@ fn debian(root: &Path) -> Result<PathBuf, String> {
     }
     // apt's own user may not write here; as root it says so and downloads all the same.
     let mut download = Command::new("apt-get");
-    run(download
-        .args(["-q", "download", "libucx0"])
-        .current_dir(&dir))?;
+    shell::must(
+        download
+            .args(["-q", "download", "libucx0"])
+            .current_dir(&dir),
+    )?;
     let package = only(&dir, |name| name.ends_with(".deb")).ok_or("no package came")?;
-    run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&dir))?;
+    shell::must(Command::new("dpkg-deb").arg("-x").arg(package).arg(&dir))?;
     let libs = dir.join("usr/lib");
     let triplet = only(&libs, |name| libs.join(name).join("libucp.so.0").exists());
     triplet.ok_or_else(|| "the package has no libucp.so.0".to_owned())
@@ -99,9 +100,9 @@ fn debian(root: &Path) -> Result<PathBuf, String> {
 fn wheel(root: &Path) -> Result<PathBuf, String> {
     let dir = fresh(root, "wheel")?;
     let venv = dir.join("venv");
-    virtual_environment(&venv)?;
+    shell::virtual_environment(&venv)?;
     let mut pip = Command::new(venv.join("bin/python"));
-    run(pip.args(["-m", "pip", "install", "-q", "--no-deps", WHEEL]))?;
+    shell::must(pip.args(["-m", "pip", "install", "-q", "--no-deps", WHEEL]))?;
     packages(&venv)
         .map(|packages| packages.join("libucx/lib"))
         .filter(|lib| lib.is_dir())
@@ -112,7 +113,7 @@ fn nixl(root: &Path) -> Result<PathBuf, String> {
     let mut python = Command::new("python3");
     // The benchmarks look where cargo builds for them; ours is this directory.
     python.env("CARGO_TARGET_DIR", root.join("target"));
-    run(python.args(["-c", NIXL]).current_dir(root))?;
+    shell::must(python.args(["-c", NIXL]).current_dir(root))?;
     packages(&root.join(DIR).join("nixl/venv"))
         .and_then(|dir| {
             only(&dir, |name| {
@@ -120,25 +121,6 @@ fn nixl(root: &Path) -> Result<PathBuf, String> {
             })
         })
         .ok_or_else(|| "the wheel has no nixl*.libs".to_owned())
-}
-
-/// `python3 -m venv`, for which Debian has a package of its own.
-fn virtual_environment(venv: &Path) -> Result<(), String> {
-    let make = || run(Command::new("python3").args(["-m", "venv"]).arg(venv));
-    let Err(why) = make() else { return Ok(()) };
-    if shell::which("apt-get").is_none() || !shell::is_root() {
-        return Err(why);
-    }
-    let mut install = Command::new("apt-get");
-    install.args([
-        "-q",
-        "install",
-        "-y",
-        "--no-install-recommends",
-        "python3-venv",
-    ]);
-    run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
-    make()
 }
 
 /// The directory of the packages of a virtual environment.
@@ -164,10 +146,4 @@ fn only(dir: &Path, wanted: impl Fn(&str) -> bool) -> Option<PathBuf> {
     let mut names = entries.map(|entry| entry.file_name());
     let name = names.find(|name| wanted(&name.to_string_lossy()))?;
     Some(dir.join(name))
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    shell::run(command).map_err(|stop| match stop {
-        Stop::Fail(why) | Stop::Skip(why) => why,
-    })
 }

@@ -11,6 +11,7 @@ mod loom;
 mod miri;
 mod nixl_sys;
 mod panics;
+mod python;
 mod safety;
 mod sizes;
 mod tests;
@@ -138,6 +139,12 @@ pub(crate) const CHECKS: &[Check] = &[
         about: "examples in the documentation",
         needs: &[],
         run: tests::doctests,
+    },
+    Check {
+        name: "python",
+        about: "the Python package, tested by pytest",
+        needs: &[install::UCX],
+        run: python::run,
     },
     Check {
         name: "etcd",

@@ -56,7 +56,7 @@ fn cargo_test(context: &mut Context, selection: &[&str]) -> Result<String, Stop>
 }
 
 /// The skips that `lines` tell of, each `SKIP <what>: <why>`.
-fn skips_in<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Skip> {
+pub(super) fn skips_in<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Skip> {
     lines
         .map(|line| {
             // In a report the first line of a test's output stands behind its tag, the last one

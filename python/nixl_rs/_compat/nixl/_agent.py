@@ -1,0 +1,456 @@
+"""`nixlAgent`: NIXL's calls on an agent of ours.
+
+The one backend is called UCX, as engines ask for, and means the best path that this library has.
+"""
+
+import datetime
+import itertools
+import os
+import threading
+import time
+
+import nixl_rs as nx
+
+from . import _errors as errors
+from ._enums import nixl_mem_t, nixl_status_t, nixl_thread_sync_t, nixl_xfer_op_t
+from ._lists import nixlRegDList, nixlXferDList
+
+_BACKEND = "UCX"
+_MEMS = ["DRAM_SEG", "VRAM_SEG"]
+_PARAMS = {"num_workers": "1", "ucx_devices": "", "ucx_error_handling_mode": "peer"}
+_SUCCESS = nixl_status_t.NIXL_SUCCESS
+_IN_PROG = nixl_status_t.NIXL_IN_PROG
+_NOT_FOUND = nixl_status_t.NIXL_ERR_NOT_FOUND
+_READ = nixl_xfer_op_t.NIXL_READ
+# NIXL has no deadlines: engines give up by themselves. This one ends what they forgot.
+_DEADLINE_MS = 3_600_000
+# Seconds that deregistering waits for who still uses the memory.
+_PATIENCE = 5.0
+
+
+class nixlAgentConfig:
+    """NIXL's settings. All but the telemetry are accepted and ignored: threads never spin, and
+    everything is thread-safe."""
+
+    __module__ = "nixl._bindings"
+
+    def __init__(
+        self,
+        useProgThread=False,
+        useListenThread=False,
+        listenPort=8888,
+        syncMode=nixl_thread_sync_t.NIXL_THREAD_SYNC_DEFAULT,
+        numWorkers=1,
+        pthrDelay=0,
+        lthrDelay=100000,
+        captureTelemetry=False,
+    ):
+        self.useProgThread, self.useListenThread = useProgThread, useListenThread
+        self.listenPort, self.syncMode = listenPort, syncMode
+        self.pthrDelay, self.lthrDelay = pthrDelay, lthrDelay
+        self.captureTelemetry = captureTelemetry
+        self.etcdWatchTimeout = datetime.timedelta(seconds=5)
+
+
+class nixlXferTelemetry:
+    """What a transfer took, in microseconds."""
+
+    __slots__ = ("descCount", "postDuration", "startTime", "totalBytes", "xferDuration")
+    __module__ = "nixl._bindings"
+
+    def __init__(self):
+        self.startTime = self.postDuration = self.xferDuration = 0
+        self.totalBytes = self.descCount = 0
+
+
+class _Transfer:
+    __slots__ = ("code", "notif", "post", "request", "started")
+
+    def __init__(self, request, notif):
+        self.request, self.notif, self.started = request, notif, 0
+        self.code, self.post = request._code, request._post
+
+
+def _text(name):
+    return name.decode() if isinstance(name, (bytes, bytearray)) else name
+
+
+def _bytes(value):
+    return value.encode() if isinstance(value, str) else value
+
+
+def _list_of(kind, value, call):
+    if not isinstance(value, kind):
+        raise TypeError(f"{call}(): incompatible function arguments: {kind.__name__} needed")
+    return value
+
+
+def _handles(backends, call):
+    if not isinstance(backends, (list, tuple)):
+        raise TypeError(f"{call}(): incompatible function arguments: a list of backends needed")
+    if any(handle != 1 for handle in backends):
+        raise errors.new(errors.nixlInvalidParamError, "no such backend")
+
+
+def _indices(value):
+    """What the library takes of an index list."""
+    if not hasattr(value, "dtype"):
+        return value
+    if value.ndim != 1:
+        raise ValueError("indices numpy array must be 1D")
+    if value.dtype.kind not in "iu":
+        value = value.astype("int64")
+    return value if value.flags.c_contiguous else value.copy()
+
+
+def _wants_telemetry(config):
+    named = os.environ.get("NIXL_TELEMETRY_ENABLE")
+    if named is not None:
+        return named.lower() in ("y", "yes", "on", "1", "true", "enable")
+    return bool(config.captureTelemetry)
+
+
+class nixlAgent:
+    """An agent. Handles of transfers and prepared lists are numbers."""
+
+    __module__ = "nixl._bindings"
+
+    def __init__(self, name, config):
+        if not name:
+            raise ValueError("Agent needs a non-empty name")
+        settings = {"foreign_metadata": "accept", "deadline_ms": _DEADLINE_MS}
+        for key in list(settings):
+            if "NIXL_RS_AGENT_" + key.upper() in os.environ:
+                del settings[key]
+        try:
+            self._agent = nx.Agent(name, {"agent": settings})
+        except nx.NixlError as error:
+            raise errors.of(error) from error
+        self._name = name
+        self._take = self._agent._notifications_into
+        self._telemetry = _wants_telemetry(config)
+        self._created = {}
+        self._regions = {}
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._lists, self._transfers = {}, {}
+        # Peers whose end a transfer has met: NIXL refuses notifications to them from then on.
+        self._gone = set()
+
+    # --- backends ---
+
+    def getAvailPlugins(self):
+        return [_BACKEND]
+
+    def getPluginParams(self, plugin):
+        if plugin != _BACKEND:
+            raise errors.new(errors.nixlNotFoundError, f"no plugin {plugin}")
+        return dict(_PARAMS), list(_MEMS)
+
+    def getBackendParams(self, handle):
+        if handle not in self._created:
+            raise errors.new(errors.nixlInvalidParamError, f"no backend {handle}")
+        return dict(self._created[handle]), list(_MEMS)
+
+    def createBackend(self, plugin, params):
+        if plugin != _BACKEND:
+            raise errors.new(errors.nixlNotFoundError, f"no plugin {plugin}")
+        if self._created:
+            raise errors.new(errors.nixlInvalidParamError, f"{plugin} is created already")
+        self._created[1] = dict(params)
+        return 1
+
+    # --- memory ---
+
+    def registerMem(self, descs, backends=()):
+        _list_of(nixlRegDList, descs, "registerMem")
+        _handles(backends, "registerMem")
+        mem = descs.getType()
+        if not self._created or mem not in (nixl_mem_t.DRAM_SEG, nixl_mem_t.VRAM_SEG):
+            raise errors.new(errors.nixlNotFoundError, f"no backend for {mem.name}")
+        if mem is nixl_mem_t.VRAM_SEG:
+            why = "this build moves host memory only"
+            raise errors.new(errors.nixlBackendError, why)
+        made = []
+        try:
+            for address, length, device, _ in descs._list():
+                region = self._agent.register_address(address, length, owner=descs._keep)
+                made.append(((address, length, device), region))
+        except nx.NixlError as error:
+            for _, region in made:
+                region.release(_PATIENCE)
+            raise errors.of(error) from error
+        with self._lock:
+            for key, region in made:
+                self._regions.setdefault(key, []).append(region)
+        return _SUCCESS
+
+    def deregisterMem(self, descs, backends=()):
+        _list_of(nixlRegDList, descs, "deregisterMem")
+        _handles(backends, "deregisterMem")
+        keys = [row[:3] for row in descs._list()]
+        with self._lock:
+            if not keys or any(len(self._regions.get(k, ())) < keys.count(k) for k in set(keys)):
+                raise errors.new(errors.nixlNotFoundError, "a block is not registered")
+            taken = [self._regions[key].pop() for key in keys]
+            for key in keys:
+                if not self._regions.get(key, True):
+                    del self._regions[key]
+        for region in taken:
+            self._call(region.release, _PATIENCE)
+        return _SUCCESS
+
+    def queryMem(self, descs, backend):
+        raise errors.new(errors.nixlNotSupportedError, "only storage can be queried")
+
+    # --- transfers ---
+
+    def prepXferDlist(self, *args, agent_name="", descs=None, backend=()):
+        """Of a peer's memory by its name, or of this agent's without a name."""
+        args = list(args)
+        if args and isinstance(args[0], (str, bytes)):
+            agent_name = args.pop(0)
+        descs, backend = (args + [descs, backend][len(args) :])[:2]
+        name = _text(agent_name)
+        blocks = descs._native() if isinstance(descs, nixlXferDList) else descs
+        if not isinstance(blocks, nx.Descriptors):
+            raise TypeError("prepXferDlist(): incompatible function arguments")
+        _handles(backend, "prepXferDlist")
+        if len(blocks) == 0:
+            raise errors.new(errors.nixlNotFoundError, "the list is empty")
+        if name == "":
+            made = self._call(self._agent.prepare_local, blocks)
+        else:
+            made = self._call(self._agent.prepare_remote, name, blocks)
+        number = next(self._numbers)
+        self._lists[number] = made
+        return number
+
+    def releasedDlistH(self, handle):
+        self._lists.pop(handle, None)
+        return _SUCCESS
+
+    def _side(self, handle, kind):
+        found = self._lists.get(handle)
+        if not isinstance(found, kind):
+            raise errors.new(errors.nixlInvalidParamError, "no such list on that side")
+        return found
+
+    def makeXferReq(
+        self,
+        operation,
+        local_side,
+        local_indices,
+        remote_side,
+        remote_indices,
+        notif_msg="",
+        backend=(),
+        skip_desc_merg=False,
+    ):
+        local = self._side(local_side, nx.PreparedLocal)
+        remote = self._side(remote_side, nx.PreparedRemote)
+        op = "read" if operation is _READ else "write"
+        chosen = {"local_indices": local_indices, "remote_indices": remote_indices}
+        try:
+            try:
+                request = self._agent.request(op, local, remote, **chosen)
+            except nx.ApiMisuseError:
+                # Arrays that the library does not take, and NIXL does.
+                chosen = {side: _indices(value) for side, value in chosen.items()}
+                request = self._agent.request(op, local, remote, **chosen)
+        except nx.NixlError as error:
+            raise errors.of(error, when_made=True) from error
+        number = next(self._numbers)
+        self._transfers[number] = _Transfer(request, notif_msg)
+        return number
+
+    def createXferReq(
+        self, operation, local_descs, remote_descs, remote_agent, notif_msg="", backend=()
+    ):
+        local = _list_of(nixlXferDList, local_descs, "createXferReq")._native()
+        remote = _list_of(nixlXferDList, remote_descs, "createXferReq")._native()
+        try:
+            request = self._agent.request(
+                "read" if operation is _READ else "write",
+                local,
+                remote,
+                peer=_text(remote_agent),
+            )
+        except nx.NixlError as error:
+            raise errors.of(error, when_made=True) from error
+        number = next(self._numbers)
+        self._transfers[number] = _Transfer(request, notif_msg)
+        return number
+
+    def _transfer(self, handle):
+        try:
+            return self._transfers[handle]
+        except KeyError:
+            raise errors.new(errors.nixlInvalidParamError, "no such transfer") from None
+
+    def postXferReq(self, reqh, notif_msg=""):
+        transfer = self._transfers.get(reqh) or self._transfer(reqh)
+        started = time.monotonic_ns()
+        try:
+            code = transfer.post(notif_msg or transfer.notif or None)
+        except nx.NixlError as error:
+            raise errors.of(error) from error
+        transfer.started = started
+        return self._status(transfer, code)
+
+    def getXferStatus(self, reqh):
+        transfer = self._transfers.get(reqh) or self._transfer(reqh)
+        code = transfer.code()
+        if code == 0:
+            return _SUCCESS
+        return self._status(transfer, code)
+
+    def _status(self, transfer, code):
+        if code == 0:
+            return _SUCCESS
+        if code == 1:
+            return _IN_PROG
+        try:
+            transfer.request.result()
+        except nx.NixlError as error:
+            if isinstance(error, nx.PeerGoneError):
+                self._gone.add(transfer.request.peer)
+            raise errors.of(error) from error
+        return _SUCCESS
+
+    def getXferTelemetry(self, reqh):
+        transfer = self._transfer(reqh)
+        if not self._telemetry:
+            raise errors.new(errors.nixlNoTelemetryError, "telemetry is not captured")
+        receipt = transfer.request.receipt
+        made = nixlXferTelemetry()
+        made.startTime = transfer.started // 1000
+        made.totalBytes, made.descCount = transfer.request.nbytes, transfer.request.merged
+        if receipt is not None:
+            made.postDuration = round(receipt.post_time * 1e6)
+            made.xferDuration = round(receipt.total_time * 1e6)
+        return made
+
+    def estimateXferCost(self, req_handle):
+        request = self._transfer(req_handle).request
+        found = self._call(
+            self._agent.explain,
+            request.peer,
+            request.op,
+            nbytes=request.nbytes,
+            blocks=request.merged,
+        )
+        if found.path is None:
+            return (0, 0, "UNKNOWN")
+        return (round(found.rows[0]["estimate_us"]), 0, "ANALYTICAL_BACKEND")
+
+    def queryXferBackend(self, reqh):
+        self._transfer(reqh)
+        return 1
+
+    def releaseXferReq(self, reqh):
+        # One that is active is cancelled, and its memory kept until nothing touches it.
+        if self._transfers.pop(reqh, None) is None:
+            raise errors.new(errors.nixlInvalidParamError, "no such transfer")
+        return _SUCCESS
+
+    # --- notifications ---
+
+    def getNotifs(self, notif_map, backends=()):
+        return self._take(notif_map)
+
+    def genNotif(self, remote_agent, msg, backends=()):
+        _handles(backends, "genNotif")
+        name = _text(remote_agent)
+        if name in self._gone:
+            raise errors.new(errors.nixlRemoteDisconnectError, f"{name} is gone; load it anew")
+        self._call(self._agent.notify, name, _bytes(msg))
+        return _SUCCESS
+
+    # --- metadata ---
+
+    def getLocalMD(self):
+        if not self._created:
+            raise errors.new(errors.nixlInvalidParamError, "no backend is created")
+        return self._call(self._agent.metadata)
+
+    def getLocalPartialMD(self, descs, inc_conn_info=False, backends=()):
+        _list_of(nixlRegDList, descs, "getLocalPartialMD")
+        with self._lock:
+            found = [self._regions.get(row[:3]) for row in descs._list()]
+        if not all(found):
+            raise errors.new(errors.nixlNotFoundError, "a block is not registered")
+        with_card = bool(inc_conn_info) or not found
+        regions = [regions[-1] for regions in found]
+        return self._call(self._agent.partial_metadata, regions, with_card=with_card)
+
+    def loadRemoteMD(self, blob):
+        name = self._call(self._agent.load_metadata, _bytes(blob))
+        self._gone.discard(name)
+        return name.encode()
+
+    def invalidateRemoteMD(self, name):
+        name = _text(name)
+        if name == self._name:
+            return nixl_status_t.NIXL_ERR_INVALID_PARAM
+        self._gone.discard(name)
+        try:
+            self._agent.remove_peer(name)
+        except nx.NotFoundError:
+            return _NOT_FOUND
+        return _SUCCESS
+
+    def checkRemoteMD(self, name, descs):
+        name = _text(name)
+        if name != self._name and name not in self._agent.peers():
+            return _NOT_FOUND
+        if descs is not None and not descs.isEmpty():
+            try:
+                self._agent.prepare_remote(name, descs._native())
+            except nx.NixlError:
+                return _NOT_FOUND
+        return _SUCCESS
+
+    def makeConnection(self, name, backends=()):
+        _handles(backends, "makeConnection")
+        name = _text(name)
+        if name not in self._agent.peers():
+            raise errors.new(errors.nixlNotFoundError, f"{name} is not loaded")
+        self._call(self._agent.connect, name)
+        return _SUCCESS
+
+    def _exchange(self, ip_addr):
+        if not ip_addr:
+            why = "no address given, and no store configured"
+            raise errors.new(errors.nixlInvalidParamError, why)
+        why = "carry get_agent_metadata() to the peer yourself, or use nixl_rs.Listener"
+        raise errors.new(errors.nixlNotSupportedError, why)
+
+    def sendLocalMD(self, ip_addr="", port=0):
+        self._exchange(ip_addr)
+
+    def sendLocalPartialMD(
+        self, descs, inc_conn_info=False, backends=(), ip_addr="", port=0, label=""
+    ):
+        self._exchange(ip_addr)
+
+    def fetchRemoteMD(self, remote_agent, ip_addr="", port=0, label=""):
+        self._exchange(ip_addr)
+
+    def invalidateLocalMD(self, ip_addr="", port=0):
+        self._exchange(ip_addr)
+
+    # --- what needs a GPU ---
+
+    def prepMemView(self, dlist, backends=()):
+        raise errors.new(errors.nixlNotFoundError, "no backend has a device API")
+
+    def releaseMemView(self, mvh):
+        raise errors.new(errors.nixlInvalidParamError, "no such view")
+
+    @staticmethod
+    def _call(function, *args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except nx.NixlError as error:
+            raise errors.of(error) from error
