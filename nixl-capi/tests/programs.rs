@@ -81,3 +81,28 @@ fn valgrind_finds_nothing() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.ends_with("all is well\n"), "{text}");
 }
+
+/// As `cargo xtask dist` lays it out.
+#[test]
+fn pkg_config_finds_the_library() {
+    let (Some(pkg_config), Some(compiler)) = (tool("pkg-config"), tool("gcc")) else {
+        return;
+    };
+    let tree = tempfile::tempdir().unwrap();
+    let (lib, pc) = (tree.path().join("lib"), tree.path().join("lib/pkgconfig"));
+    std::fs::create_dir_all(&pc).unwrap();
+    std::fs::copy(common::library(), lib.join("libnixl_rs.so.0")).unwrap();
+    std::os::unix::fs::symlink("libnixl_rs.so.0", lib.join("libnixl_rs.so")).unwrap();
+    std::os::unix::fs::symlink(common::INCLUDE, tree.path().join("include")).unwrap();
+    let text = include_str!("../dist/nixl_rs.pc.in").replace("@VERSION@", "0.1.0");
+    std::fs::write(pc.join("nixl_rs.pc"), text).unwrap();
+    let mut ask = std::process::Command::new(pkg_config);
+    ask.env("PKG_CONFIG_PATH", &pc);
+    let output = run(ask.args(["--cflags", "--libs", "nixl_rs"]));
+    let flags = String::from_utf8(output.stdout).unwrap();
+    let program = tree.path().join("program");
+    let mut build = std::process::Command::new(compiler);
+    build.arg(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(EXAMPLE));
+    run(build.args(flags.split_whitespace()).arg("-o").arg(&program));
+    run(&mut command(program, &lib));
+}

@@ -16,6 +16,8 @@ pub(crate) enum Command {
     Bindgen(Option<PathBuf>),
     /// Provide the UCX libraries that tests open.
     Ucx,
+    /// Make the tarball for users of the C ABI.
+    Dist,
 }
 
 /// Options of `cargo xtask test`.
@@ -49,6 +51,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, S
             nothing_more(args).map(|()| Command::Bindgen(include))
         }
         Some("ucx") => nothing_more(args).map(|()| Command::Ucx),
+        Some("dist") => nothing_more(args).map(|()| Command::Dist),
         Some(other) => Err(format!("no command `{other}`")),
     }
 }
@@ -126,6 +129,7 @@ cargo xtask ucx                                   get the libraries of UCX that
 cargo xtask bindgen [INCLUDE]                     make the bindings of ucx-sys,
                                                   from the pinned headers or
                                                   from those in INCLUDE
+cargo xtask dist                                  a tarball for C and C++ in dist/
 
 `test` installs what the checks need where it may: system packages as root on
 Debian or Ubuntu, cargo tools for anyone; nothing with --no-install. A check or
@@ -188,6 +192,7 @@ mod tests {
             Ok(Command::Bindgen(include))
         );
         assert_eq!(parsed("ucx"), Ok(Command::Ucx));
+        assert_eq!(parsed("dist"), Ok(Command::Dist));
     }
 
     #[test]
@@ -195,6 +200,7 @@ mod tests {
         for line in [
             "tset",
             "ucx x",
+            "dist x",
             "bindgen a b",
             "test --only nosuch",
             "test --only",

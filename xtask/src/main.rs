@@ -4,6 +4,7 @@
 mod args;
 mod bindgen;
 mod checks;
+mod dist;
 mod install;
 mod lexer;
 mod metadata;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Ok(Command::Rdma(options)) => rdma::command(&options),
         Ok(Command::Test(options)) => test::run(&options),
         Ok(Command::Bindgen(include)) => bindgen::run(&test::root(), include.as_deref()),
+        Ok(Command::Dist) => dist::run(&test::root()),
         Ok(Command::Ucx) => {
             println!("{}", ucx::provide(&test::root()));
             ExitCode::SUCCESS
