@@ -11,7 +11,7 @@ use nixl::{Config, Error, ErrorKind, MemKind, Op, negotiate::Demand};
 
 use crate::{
     blob::{give, nixl_rs_blob},
-    ffi::{Sized_, check_out, number, options, put, put_handle, text, with},
+    ffi::{Versioned, check_out, number, options, put, put_handle, text, with},
     status::{Result, call, misuse, nixl_rs_status},
     table,
 };
@@ -47,7 +47,7 @@ pub struct nixl_rs_agent_options {
 }
 
 // SAFETY: INV-8, a size and a pointer.
-unsafe impl Sized_ for nixl_rs_agent_options {}
+unsafe impl Versioned for nixl_rs_agent_options {}
 
 pub(crate) fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms)

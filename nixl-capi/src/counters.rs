@@ -6,7 +6,7 @@ use nixl::telemetry::PathSnapshot;
 
 use crate::{
     agent::{agent, nixl_rs_agent},
-    ffi::{Sized_, chars, check_out, fill, put},
+    ffi::{Versioned, chars, check_out, fill, put},
     status::{Result, call, misuse, nixl_rs_status},
 };
 
@@ -29,7 +29,7 @@ pub struct nixl_rs_counters {
 }
 
 // SAFETY: INV-8, integers.
-unsafe impl Sized_ for nixl_rs_counters {}
+unsafe impl Versioned for nixl_rs_counters {}
 
 /// What an agent counts for one peer, path and direction.
 #[repr(C)]
@@ -63,7 +63,7 @@ pub struct nixl_rs_path_counters {
 }
 
 // SAFETY: INV-8, integers.
-unsafe impl Sized_ for nixl_rs_path_counters {}
+unsafe impl Versioned for nixl_rs_path_counters {}
 
 /// Reads the agent's counters. Set counters->size first.
 #[unsafe(no_mangle)]

@@ -13,7 +13,7 @@ use nixl::meta::{
 use crate::{
     agent::{agent, millis, nixl_rs_agent},
     blob::{give, nixl_rs_blob},
-    ffi::{Sized_, array, check_out, number, options, put_handle, text, with},
+    ffi::{Versioned, array, check_out, number, options, put_handle, text, with},
     status::{Result, call, misuse, nixl_rs_status},
     table,
 };
@@ -39,7 +39,7 @@ pub struct nixl_rs_exchange_options {
 }
 
 // SAFETY: INV-8, integers and a pointer.
-unsafe impl Sized_ for nixl_rs_exchange_options {}
+unsafe impl Versioned for nixl_rs_exchange_options {}
 
 fn key(options: &nixl_rs_exchange_options) -> Result<Option<SharedKey>> {
     if options.key.is_null() && options.key_len == 0 {

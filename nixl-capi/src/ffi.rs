@@ -19,7 +19,7 @@ const LARGEST: usize = 4096;
 ///
 /// It is `repr(C)`, its first field is `size: usize`, and it holds integers and raw pointers
 /// alone, so that any bytes, zeros too, are a value of it.
-pub(crate) unsafe trait Sized_: Copy {}
+pub(crate) unsafe trait Versioned: Copy {}
 
 /// Writes a result to where C wants it.
 pub(crate) fn put<T>(out: *mut T, value: T) -> Result {
@@ -95,7 +95,7 @@ pub(crate) fn array<'a, T>(first: *const T, len: usize, what: &'static str) -> R
     Ok(unsafe { std::slice::from_raw_parts(first, len) })
 }
 
-pub(crate) fn size_of_struct<T: Sized_>(from: *const T) -> Result<usize> {
+pub(crate) fn size_of_struct<T: Versioned>(from: *const T) -> Result<usize> {
     if from.is_null() || !from.is_aligned() {
         return Err(misuse("a structure is NULL or not aligned"));
     }
@@ -111,7 +111,7 @@ pub(crate) fn size_of_struct<T: Sized_>(from: *const T) -> Result<usize> {
 
 /// Options that may be NULL: then none is set. Fields that an older header lacks are not set
 /// either; fields of a newer one that are set are an error, since this library cannot obey them.
-pub(crate) fn options<T: Sized_>(from: *const T) -> Result<T> {
+pub(crate) fn options<T: Versioned>(from: *const T) -> Result<T> {
     let mut value = std::mem::MaybeUninit::<T>::zeroed();
     if !from.is_null() {
         let size = size_of_struct(from)?;
@@ -129,12 +129,12 @@ pub(crate) fn options<T: Sized_>(from: *const T) -> Result<T> {
                 .copy_from(bytes.as_ptr(), known)
         };
     }
-    // SAFETY: INV-8, any bytes are a value of a `Sized_`.
+    // SAFETY: INV-8, any bytes are a value of a `Versioned`.
     Ok(unsafe { value.assume_init() })
 }
 
 /// Fills in a structure of C's up to the size that it has there; that size stays.
-pub(crate) fn fill<T: Sized_>(out: *mut T, value: &T) -> Result {
+pub(crate) fn fill<T: Versioned>(out: *mut T, value: &T) -> Result {
     let size = size_of_struct(out)?;
     let skip = size_of::<usize>();
     let known = size.min(size_of::<T>());

@@ -9,7 +9,7 @@ use nixl::{HugePages, MemKind, PeerAccess, Region, Span};
 
 use crate::{
     agent::{agent, millis, nixl_rs_agent},
-    ffi::{Sized_, check_out, fill, number, options, put_handle, with},
+    ffi::{Versioned, check_out, fill, number, options, put_handle, with},
     status::{Result, call, misuse, nixl_rs_status},
     table,
 };
@@ -40,7 +40,7 @@ pub struct nixl_rs_memory_options {
 }
 
 // SAFETY: INV-8, integers.
-unsafe impl Sized_ for nixl_rs_memory_options {}
+unsafe impl Versioned for nixl_rs_memory_options {}
 
 /// What nixl_rs_region_info says.
 #[repr(C)]
@@ -61,7 +61,7 @@ pub struct nixl_rs_region_info_t {
 }
 
 // SAFETY: INV-8, integers.
-unsafe impl Sized_ for nixl_rs_region_info_t {}
+unsafe impl Versioned for nixl_rs_region_info_t {}
 
 fn access(options: &nixl_rs_memory_options) -> Result<PeerAccess> {
     match options.access {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     agent::{agent, millis, nixl_rs_agent},
-    ffi::{Sized_, array, check_out, fill, free, put, put_handle, text, with},
+    ffi::{Versioned, array, check_out, fill, free, put, put_handle, text, with},
     status::{call, nixl_rs_status},
 };
 
@@ -40,7 +40,7 @@ pub struct nixl_rs_notification_view {
 }
 
 // SAFETY: INV-8, integers and pointers.
-unsafe impl Sized_ for nixl_rs_notification_view {}
+unsafe impl Versioned for nixl_rs_notification_view {}
 
 /// Sends bytes to a loaded peer, after everything that became deliverable before. Returns once
 /// they are queued.

@@ -6,7 +6,7 @@ use nixl::{Receipt, Request};
 
 use crate::{
     blob::{give, nixl_rs_blob},
-    ffi::{Sized_, chars, fill, with},
+    ffi::{Versioned, chars, fill, with},
     request::nixl_rs_request,
     status::{NIXL_RS_ERR_NO_TELEMETRY, Result, Stop, call, nixl_rs_status},
 };
@@ -40,7 +40,7 @@ pub struct nixl_rs_receipt {
 }
 
 // SAFETY: INV-8, integers.
-unsafe impl Sized_ for nixl_rs_receipt {}
+unsafe impl Versioned for nixl_rs_receipt {}
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)

@@ -7,7 +7,7 @@ use nixl::{ErrorKind, PostOptions, PreparedLocal, PreparedRemote, Request, Selec
 
 use crate::{
     agent::{agent, millis, nixl_rs_agent, operation},
-    ffi::{Sized_, array, check_out, fill, free, options, put_handle, text, with},
+    ffi::{Versioned, array, check_out, fill, free, options, put_handle, text, with},
     list::{copy, nixl_rs_list, nixl_rs_local, nixl_rs_remote},
     status::{
         NIXL_RS_ERR_NOT_POSTED, NIXL_RS_IN_PROG, NIXL_RS_SUCCESS, Result, Stop, answer, call,
@@ -33,7 +33,7 @@ pub struct nixl_rs_post_options {
 }
 
 // SAFETY: INV-8, integers and a pointer.
-unsafe impl Sized_ for nixl_rs_post_options {}
+unsafe impl Versioned for nixl_rs_post_options {}
 
 /// Posted, and no byte moved for a while.
 pub const NIXL_RS_STALLED: u32 = 1;
@@ -59,7 +59,7 @@ pub struct nixl_rs_request_info_t {
 }
 
 // SAFETY: INV-8, integers.
-unsafe impl Sized_ for nixl_rs_request_info_t {}
+unsafe impl Versioned for nixl_rs_request_info_t {}
 
 /// Called when a post ends, on the thread that ended it: it must not block, throw or longjmp.
 pub type nixl_rs_callback =
