@@ -176,3 +176,62 @@ pub extern "C" fn nixl_rs_version() -> *const c_char {
     const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
     VERSION.as_ptr().cast()
 }
+
+#[cfg(test)]
+mod unit {
+    use std::thread;
+
+    use super::*;
+
+    fn last() -> String {
+        // SAFETY: INV-8, a string of ours, which stays until the next failure on this thread.
+        let text = unsafe { CStr::from_ptr(nixl_rs_last_error()) };
+        text.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_panic_is_a_status() {
+        assert_eq!(call(|| panic!("a bug")), NIXL_RS_ERR_UNKNOWN);
+        assert!(last().contains("panicked"), "{}", last());
+    }
+
+    #[test]
+    fn each_thread_has_its_last_error() {
+        assert_eq!(last(), "");
+        assert_eq!(call(|| Err(misuse("a\0b"))), NIXL_RS_ERR_INVALID_PARAM);
+        assert!(last().contains("a\u{fffd}b"), "{}", last());
+        assert_eq!(call(|| Ok(())), NIXL_RS_SUCCESS);
+        assert!(last().contains("a\u{fffd}b"), "{}", last());
+        thread::spawn(|| assert_eq!(last(), "")).join().unwrap();
+    }
+
+    #[test]
+    fn statuses_are_those_of_the_library() {
+        let known = |status: i32| NAMES.iter().any(|(number, _)| *number == status);
+        for kind in [
+            (ErrorKind::NotPosted, NIXL_RS_ERR_NOT_POSTED),
+            (ErrorKind::ApiMisuse, NIXL_RS_ERR_INVALID_PARAM),
+            (ErrorKind::Backend, NIXL_RS_ERR_BACKEND),
+            (ErrorKind::NotRegistered, NIXL_RS_ERR_NOT_FOUND),
+            (ErrorKind::NotFound, NIXL_RS_ERR_NOT_FOUND),
+            (ErrorKind::Mismatch, NIXL_RS_ERR_MISMATCH),
+            (ErrorKind::Malformed, NIXL_RS_ERR_MISMATCH),
+            (ErrorKind::NotAllowed, NIXL_RS_ERR_NOT_ALLOWED),
+            (ErrorKind::RepostActive, NIXL_RS_ERR_REPOST_ACTIVE),
+            (ErrorKind::Unsupported, NIXL_RS_ERR_NOT_SUPPORTED),
+            (ErrorKind::PeerGone, NIXL_RS_ERR_REMOTE_DISCONNECT),
+            (ErrorKind::Cancelled, NIXL_RS_ERR_CANCELED),
+            (ErrorKind::Timeout, NIXL_RS_ERR_TIMEOUT),
+            (ErrorKind::StillMapped, NIXL_RS_ERR_STILL_MAPPED),
+            (ErrorKind::NameConflict, NIXL_RS_ERR_NAME_CONFLICT),
+            (ErrorKind::PeerMisbehaved, NIXL_RS_ERR_PEER_MISBEHAVED),
+            (ErrorKind::Unauthenticated, NIXL_RS_ERR_UNAUTHENTICATED),
+            (ErrorKind::Stale, NIXL_RS_ERR_STALE),
+            (ErrorKind::Exhausted, NIXL_RS_ERR_EXHAUSTED),
+            (ErrorKind::Abandoned, NIXL_RS_ERR_ABANDONED),
+        ] {
+            assert_eq!(kind.0.status(), kind.1, "{:?}", kind.0);
+            assert!(known(kind.1), "{:?} has no name", kind.0);
+        }
+    }
+}

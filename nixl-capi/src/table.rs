@@ -206,4 +206,43 @@ mod unit {
         // Every slot number that a handle can hold is looked up without a panic.
         assert!(slot((1 << SLOT_BITS) - 1).is_none());
     }
+
+    fn list() -> crate::list::List {
+        crate::list::List(Mutex::new(nixl::DescList::dram([(1, 2)])))
+    }
+
+    /// Of all that free one handle one succeeds, and nobody sees what is in its slot later.
+    #[test]
+    fn a_handle_is_freed_once_whoever_looks_at_it() {
+        use crate::list::List;
+        for _ in 0..200 {
+            let handle = enter(list()).unwrap();
+            let freed: usize = std::thread::scope(|scope| {
+                let race = || {
+                    let seen = with::<List, _>(handle, |list| Ok(list.0.lock().len()));
+                    assert!(seen.is_err() || seen.is_ok_and(|len| len == 1));
+                    usize::from(take::<List>(handle).is_ok())
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(race)).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).sum()
+            });
+            assert_eq!(freed, 1);
+            let next = enter(list()).unwrap();
+            assert_ne!(next, handle);
+            assert!(with::<List, _>(handle, |_| Ok(())).is_err());
+            assert!(take::<List>(next).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn what_a_call_uses_stays_until_it_returns() {
+        use crate::list::List;
+        let handle = enter(list()).unwrap();
+        let len = with::<List, _>(handle, |list| {
+            assert!(take::<List>(handle).unwrap().is_none());
+            Ok(list.0.lock().len())
+        });
+        assert_eq!(len.unwrap(), 1);
+        assert!(with::<List, _>(handle, |_| Ok(())).is_err());
+    }
 }
