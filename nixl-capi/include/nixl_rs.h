@@ -17,6 +17,13 @@
 
 #include <stddef.h>
 #include <stdint.h>
+/* Begins a structure: nixl_rs_post_options options = NIXL_RS_INIT(nixl_rs_post_options); */
+#ifdef __cplusplus
+#define NIXL_RS_INIT(type) { sizeof(type) }
+#else
+#define NIXL_RS_INIT(type) { .size = sizeof(type) }
+#endif
+
 
 // It is still going on.
 #define NIXL_RS_IN_PROG 1
@@ -509,7 +516,8 @@ nixl_rs_status nixl_rs_request_post(const struct nixl_rs_request *request,
 // failed with. Once it is none of IN_PROG nothing touches its memory. Never blocks.
 nixl_rs_status nixl_rs_request_status(const struct nixl_rs_request *request);
 
-// Waits until a request ends; NIXL_RS_IN_PROG when it has not after `timeout_ms`.
+// Waits until a request ends; NIXL_RS_IN_PROG when it has not after `timeout_ms`, or when another
+// thread has posted it again.
 nixl_rs_status nixl_rs_request_wait(const struct nixl_rs_request *request, uint64_t timeout_ms);
 
 // Asks for an early end. The request ends as cancelled, or as it would have, once no late access
@@ -632,6 +640,3 @@ nixl_rs_status nixl_rs_agent_path_counters(const struct nixl_rs_agent *agent,
 #endif  // __cplusplus
 
 #endif  /* NIXL_RS_H */
-
-/* Begins a structure: nixl_rs_post_options options = NIXL_RS_INIT(nixl_rs_post_options); */
-#define NIXL_RS_INIT(type) { sizeof(type) }

@@ -178,7 +178,8 @@ pub extern "C" fn nixl_rs_request_status(request: *const nixl_rs_request) -> nix
     answer(|| with(request, |request: &Request| Ok(status(request))))
 }
 
-/// Waits until a request ends; NIXL_RS_IN_PROG when it has not after `timeout_ms`.
+/// Waits until a request ends; NIXL_RS_IN_PROG when it has not after `timeout_ms`, or when another
+/// thread has posted it again.
 #[unsafe(no_mangle)]
 pub extern "C" fn nixl_rs_request_wait(
     request: *const nixl_rs_request,

@@ -174,7 +174,11 @@ static void *hammer(void *argument) {
         if (status != NIXL_RS_SUCCESS && status != NIXL_RS_IN_PROG &&
             status != NIXL_RS_ERR_REPOST_ACTIVE)
             return (void *)"post";
-        if (nixl_rs_request_wait(request, 10000) != NIXL_RS_SUCCESS)
+        /* Another thread may have posted it again before this one looked. */
+        do
+            status = nixl_rs_request_wait(request, 10000);
+        while (status == NIXL_RS_IN_PROG);
+        if (status != NIXL_RS_SUCCESS)
             return (void *)"wait";
     }
     return NULL;
