@@ -94,9 +94,13 @@ void errors() {
 
 } // namespace
 
-int main() {
-    moves("backends = [\"ipc\"]");
-    moves("backends = [\"tcp\"]");
+int main(int argc, char **argv) {
+    for (int i = 1; i < argc; i++)
+        moves(argv[i]);
+    if (argc < 2) {
+        moves("backends = [\"ipc\"]");
+        moves("backends = [\"tcp\"]");
+    }
     errors();
     std::printf("all is well\n");
 }
