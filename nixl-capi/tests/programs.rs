@@ -97,7 +97,11 @@ fn valgrind_finds_nothing() {
         under
     };
     well(under().arg(&program));
-    let leaks = ["--leak-check=full", "--errors-for-leak-kinds=definite"];
+    let leaks = [
+        "--leak-check=full",
+        "--show-leak-kinds=definite",
+        "--errors-for-leak-kinds=definite",
+    ];
     well(under().args(leaks).arg(&program).arg(NO_TCP));
 }
 
