@@ -5,6 +5,7 @@ mod common;
 use common::{command, compile, place, run, tool};
 
 const EXAMPLE: &str = "examples/c/two_agents.c";
+const SURFACE: &str = "tests/c/surface.c";
 const MISUSE: &str = "tests/c/misuse.c";
 const WRAPPER: &str = "tests/cpp/wrapper.cpp";
 
@@ -47,6 +48,11 @@ fn the_example_moves_blocks() {
 }
 
 #[test]
+fn every_other_function_does_what_it_says() {
+    plain("gcc", C, SURFACE);
+}
+
+#[test]
 fn misuse_is_a_status() {
     plain("gcc", C, MISUSE);
 }
@@ -81,6 +87,7 @@ fn sanitizers_find_nothing() {
     }
     sanitized("gcc", "-std=c11", EXAMPLE);
     sanitized("gcc", "-std=c11", MISUSE);
+    plain("gcc", &["-std=c11", "-fsanitize=undefined"], SURFACE);
     sanitized("g++", "-std=c++17", WRAPPER);
 }
 
