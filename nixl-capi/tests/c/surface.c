@@ -138,6 +138,7 @@ static void ends(nixl_rs_agent *b, nixl_rs_region *here, nixl_rs_region *there) 
     nixl_rs_post_options soon = NIXL_RS_INIT(nixl_rs_post_options);
     nixl_rs_request_info_t info = NIXL_RS_INIT(nixl_rs_request_info_t);
     nixl_rs_request *request = read_from(b, here, "a", there, BIG);
+    nixl_rs_blob *blob;
     size_t at;
     EXPECT(NIXL_RS_IN_PROG, nixl_rs_request_post(request, NULL));
     EXPECT(NIXL_RS_ERR_REPOST_ACTIVE, nixl_rs_request_post(request, NULL));
@@ -153,6 +154,8 @@ static void ends(nixl_rs_agent *b, nixl_rs_region *here, nixl_rs_region *there) 
     OK(nixl_rs_request_wait(request, PATIENCE));
     for (at = 0; at < BIG; at += 8)
         MUST(*(uint64_t *)(memory(here) + at) == at + 1);
+    OK(nixl_rs_request_receipt_text(request, &blob));
+    MUST(strncmp(text(blob), "path tcp\nlanes ", 15) == 0);
     OK(nixl_rs_request_info(request, &info));
     MUST(info.bytes == BIG && info.moved == BIG && info.descriptors == 1 && info.flags == 0);
     OK(nixl_rs_request_free(request));
@@ -211,6 +214,8 @@ int main(void) {
     nixl_rs_region *there, *here;
     nixl_rs_blob *blob;
     size_t at;
+    MUST(strchr(nixl_rs_version(), '.') != NULL);
+    MUST(strcmp(nixl_rs_status_name(12345), "NIXL_RS_BAD_STATUS") == 0);
     OK(nixl_rs_allocate(a, BIG, NULL, &there));
     OK(nixl_rs_allocate(b, BIG, NULL, &here));
     for (at = 0; at < BIG; at += 8)
