@@ -402,8 +402,9 @@ nixl_rs_status nixl_rs_agent_prove(const struct nixl_rs_agent *agent,
                                    uint32_t op,
                                    uint64_t timeout_ms);
 
-// What would move `count` scattered blocks of `block_len` bytes of host memory from or to a peer:
-// a table of all paths, best first, with the reason for each one that is rejected.
+// What would move `count` scattered blocks of `block_len` bytes of host memory from or to memory
+// that a peer's agent allocated: a table of all paths, best first, with the reason for each one
+// that is rejected. What did move a request's blocks stands in its receipt.
 nixl_rs_status nixl_rs_agent_explain(const struct nixl_rs_agent *agent,
                                      const char *peer,
                                      uint32_t op,

@@ -202,8 +202,9 @@ pub extern "C" fn nixl_rs_agent_prove(
     })
 }
 
-/// What would move `count` scattered blocks of `block_len` bytes of host memory from or to a peer:
-/// a table of all paths, best first, with the reason for each one that is rejected.
+/// What would move `count` scattered blocks of `block_len` bytes of host memory from or to memory
+/// that a peer's agent allocated: a table of all paths, best first, with the reason for each one
+/// that is rejected. What did move a request's blocks stands in its receipt.
 #[unsafe(no_mangle)]
 pub extern "C" fn nixl_rs_agent_explain(
     agent: *const nixl_rs_agent,
