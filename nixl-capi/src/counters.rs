@@ -129,7 +129,7 @@ fn fill_all(array: *mut nixl_rs_path_counters, capacity: usize, all: &[PathSnaps
         return Ok(());
     }
     let size = crate::ffi::size_of_struct(array)?;
-    if size % align_of::<nixl_rs_path_counters>() != 0 {
+    if !size.is_multiple_of(align_of::<nixl_rs_path_counters>()) {
         return Err(misuse("the size of an element is no multiple of 8"));
     }
     for (index, found) in all.iter().take(capacity).enumerate() {

@@ -129,7 +129,7 @@ cargo xtask ucx                                   get the libraries of UCX that
 cargo xtask bindgen [INCLUDE]                     make the bindings of ucx-sys,
                                                   from the pinned headers or
                                                   from those in INCLUDE
-cargo xtask dist                                  a tarball for C and C++ in dist/
+cargo xtask dist                                  a tarball for C and C++
 
 `test` installs what the checks need where it may: system packages as root on
 Debian or Ubuntu, cargo tools for anyone; nothing with --no-install. A check or

@@ -58,6 +58,7 @@ fn make(root: &Path) -> Result<PathBuf, Stop> {
     let mut tar = Command::new("tar");
     // The same files give the same tarball, whoever makes it.
     tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"]);
+    tar.arg("--mtime=@0");
     tar.arg("-C")
         .arg(&dist)
         .arg("-czf")
