@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Ucx,
     /// Make the Python wheel.
     Wheel,
+    /// Make the tarball for users of the C ABI.
+    Dist,
 }
 
 /// Options of `cargo xtask test`.
@@ -52,6 +54,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, S
         }
         Some("ucx") => nothing_more(args).map(|()| Command::Ucx),
         Some("wheel") => nothing_more(args).map(|()| Command::Wheel),
+        Some("dist") => nothing_more(args).map(|()| Command::Dist),
         Some(other) => Err(format!("no command `{other}`")),
     }
 }
@@ -130,6 +133,7 @@ cargo xtask ucx                                   get the libraries of UCX that
 cargo xtask bindgen [INCLUDE]                     make the bindings of ucx-sys,
                                                   from the pinned headers or
                                                   from those in INCLUDE
+cargo xtask dist                                  a tarball for C and C++
 
 `test` installs what the checks need where it may: system packages as root on
 Debian or Ubuntu, cargo tools for anyone; nothing with --no-install. A check or
@@ -193,6 +197,7 @@ mod tests {
         );
         assert_eq!(parsed("ucx"), Ok(Command::Ucx));
         assert_eq!(parsed("wheel"), Ok(Command::Wheel));
+        assert_eq!(parsed("dist"), Ok(Command::Dist));
     }
 
     #[test]
@@ -200,6 +205,7 @@ mod tests {
         for line in [
             "tset",
             "ucx x",
+            "dist x",
             "bindgen a b",
             "test --only nosuch",
             "test --only",

@@ -58,10 +58,22 @@ pub(crate) const IP: Tool = Tool {
     from: Origin::Apt(&["iproute2"]),
 };
 
-/// libFuzzer is C++.
+/// libFuzzer is C++, and so are users of the C ABI.
 pub(crate) const CXX: Tool = Tool {
     program: "c++",
     from: Origin::Apt(&["g++"]),
+};
+
+/// Finds what C programs that use the library do with memory.
+pub(crate) const VALGRIND: Tool = Tool {
+    program: "valgrind",
+    from: Origin::Apt(&["valgrind"]),
+};
+
+/// How C programs find the library.
+pub(crate) const PKG_CONFIG: Tool = Tool {
+    program: "pkg-config",
+    from: Origin::Apt(&["pkg-config"]),
 };
 
 /// Built without optimisation and without its self-update, which takes less than half the time.

@@ -4,6 +4,7 @@
 mod args;
 mod bindgen;
 mod checks;
+mod dist;
 mod install;
 mod lexer;
 mod metadata;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Ok(Command::Dist) => dist::run(&test::root()),
         Ok(Command::Ucx) => {
             println!("{}", ucx::provide(&test::root()));
             ExitCode::SUCCESS

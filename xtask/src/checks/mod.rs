@@ -131,7 +131,14 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         name: "tests",
         about: "unit and integration tests of every crate",
-        needs: &[install::NEXTEST, install::IP, install::UCX],
+        needs: &[
+            install::NEXTEST,
+            install::IP,
+            install::UCX,
+            install::CXX,
+            install::VALGRIND,
+            install::PKG_CONFIG,
+        ],
         run: tests::run,
     },
     Check {
