@@ -131,7 +131,7 @@ impl ControlStream {
         }
         loop {
             let read = match conn.handler() {
-                Some(handler) => self.read(conn, handler),
+                Some(handler) => self.read(conn, &handler),
                 None => Ok(()),
             };
             if let Err(e) = read {

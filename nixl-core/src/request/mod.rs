@@ -247,7 +247,17 @@ impl Inner {
             .unwrap_or_else(|| fail(ErrorKind::Backend, "the request failed"))
     }
 
+    /// Waits for the end; where another thread posts again before this one looks, for the next one.
     fn settle(&self, deadline: Instant) -> Phase {
+        loop {
+            let phase = self.settle_once(deadline);
+            if phase != Phase::Active || Instant::now() >= deadline {
+                return phase;
+            }
+        }
+    }
+
+    fn settle_once(&self, deadline: Instant) -> Phase {
         let ended = || self.state.phase() != Phase::Active;
         let runtime = &self.shared.runtime;
         if !runtime.is_threaded() {

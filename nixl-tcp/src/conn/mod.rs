@@ -50,12 +50,12 @@ pub(crate) struct Connection {
     work: Mutex<Work>,
     targets: Mutex<TargetSlots<Arc<Inbound>>>,
     spares: Mutex<Spares>,
-    handler: OnceLock<Conn>,
+    /// Core's side, which holds this connection: let go of once it was told of the end.
+    handler: Mutex<Option<Arc<Conn>>>,
     watches: Mutex<Vec<WatchToken>>,
     /// Why it was closed.
     why: OnceLock<Error>,
     closed: AtomicBool,
-    reported: AtomicBool,
     /// Tokens that core waits for.
     tokens: AtomicUsize,
     next_stream: AtomicUsize,
@@ -123,11 +123,10 @@ impl Connection {
             }),
             targets: Mutex::new(TargetSlots::new(ours)),
             spares: Mutex::default(),
-            handler: OnceLock::new(),
+            handler: Mutex::default(),
             watches: Mutex::default(),
             why: OnceLock::new(),
             closed: AtomicBool::new(false),
-            reported: AtomicBool::new(false),
             tokens: AtomicUsize::new(0),
             next_stream: AtomicUsize::new(0),
             pinged: Mutex::new(Instant::now()),
@@ -136,7 +135,7 @@ impl Connection {
 
     /// Begins to read, now that core has said where messages go.
     pub(crate) fn start(&self, handler: Conn) {
-        let _ = self.handler.set(handler);
+        *self.handler.lock() = Some(Arc::new(handler));
         let begun = self.control.start().and_then(|()| self.watch_all());
         if let Err(e) = begun {
             self.close_with(e);
@@ -169,8 +168,8 @@ impl Connection {
         &self.peer
     }
 
-    pub(crate) fn handler(&self) -> Option<&Conn> {
-        self.handler.get()
+    pub(crate) fn handler(&self) -> Option<Arc<Conn>> {
+        self.handler.lock().clone()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -291,10 +290,8 @@ impl Connection {
         if !self.is_closed() || self.tokens.load(Acquire) > 0 {
             return;
         }
-        let Some(handler) = self.handler.get() else {
-            return;
-        };
-        if !self.reported.swap(true, AcqRel) {
+        let handler = self.handler.lock().take();
+        if let Some(handler) = handler {
             handler.closed(self.gone());
         }
     }
