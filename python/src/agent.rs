@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use nixl::{Op, PeerAccess, Select};
+use nixl::{
+    Op, PeerAccess, Select,
+    p2p::{self, NixlListener},
+};
 use pyo3::{
     prelude::*,
     types::{PyBytes, PyDict, PyList},
@@ -352,6 +355,34 @@ impl Agent {
     #[getter]
     fn _key(&self) -> usize {
         Arc::as_ptr(&self.inner) as usize
+    }
+
+    /// Answers NIXL's metadata calls on `port`; returns the port bound.
+    fn _listen_for_nixl(&self, py: Python<'_>, port: u16) -> PyResult<u16> {
+        let listener = self
+            .inner
+            .detached(py, |agent| NixlListener::start(agent, port))?;
+        let bound = listener.local_addr().port();
+        *self.inner.listener.lock() = Some(listener);
+        Ok(bound)
+    }
+
+    /// Makes one of NIXL's metadata calls at `address`: "send" (all, or some regions), "fetch" or
+    /// "invalidate".
+    #[pyo3(signature = (call, address, regions = None))]
+    fn _call_nixl(
+        &self,
+        py: Python<'_>,
+        call: &str,
+        address: &str,
+        regions: Option<Vec<Bound<'_, Region>>>,
+    ) -> PyResult<()> {
+        let regions = regions.map(|some| cores(py, &some)).transpose()?;
+        self.inner.detached(py, |agent| match call {
+            "send" => p2p::send(agent, address, regions.as_deref()),
+            "fetch" => p2p::fetch(agent, address).map(drop),
+            _ => p2p::invalidate(agent, address),
+        })
     }
 
     /// Advances the work by a millisecond at most. Needed only with `copy_threads = 0`.

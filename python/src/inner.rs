@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use nixl::{Error, ErrorKind};
+use nixl::{Error, ErrorKind, p2p::NixlListener};
 use parking_lot::{Mutex, RwLock};
 use pyo3::prelude::*;
 
@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     /// Whom to wake when it is closed.
     wakes: Mutex<Vec<Weak<Wake>>>,
     pub(crate) events: OnceLock<Py<Events>>,
+    /// Answers NIXL's metadata calls.
+    pub(crate) listener: Kept<Mutex<Option<NixlListener>>>,
 }
 
 impl Inner {
@@ -58,6 +60,7 @@ impl Inner {
             agent: Kept::new(RwLock::new(Some(Arc::new(agent)))),
             wakes: Mutex::new(Vec::new()),
             events: OnceLock::new(),
+            listener: Kept::new(Mutex::new(None)),
         });
         let mut all = ALL.lock();
         all.retain(|inner| inner.strong_count() > 0);
@@ -105,6 +108,7 @@ impl Inner {
     pub(crate) fn close(&self, timeout: Duration) -> nixl::Result<()> {
         // Waits for calls under way, which look up at the end of each slice.
         let taken = self.agent.get()?.write().take();
+        drop(self.listener.lock().take());
         for wake in self.wakes.lock().drain(..) {
             if let Some(wake) = wake.upgrade() {
                 wake.up();

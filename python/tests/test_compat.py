@@ -200,3 +200,41 @@ u.free_passthru(first)
 u.free_passthru(second)
 """
     )
+
+
+def test_metadata_calls_reach_a_listener(run):
+    run(
+        f"""
+import sys, time
+import numpy as np
+sys.path[:0] = [{compat.DIRECTORY!r}]
+from nixl._api import nixl_agent, nixl_agent_config
+
+def until(check):
+    end = time.monotonic() + 30
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+there = nixl_agent("there", nixl_agent_config(enable_listen_thread=True, listen_port=0))
+port = there.agent._port
+here = nixl_agent("here")
+theirs, mine = np.full(4096, 7, np.uint8), np.zeros(4096, np.uint8)
+there.register_memory([(theirs.ctypes.data, 4096, 0, "")], "DRAM")
+here.register_memory([(mine.ctypes.data, 4096, 0, "")], "DRAM")
+here.fetch_remote_metadata("there", "127.0.0.1", port)
+until(lambda: here.check_remote_metadata("there"))
+here.send_local_metadata("127.0.0.1", port)
+until(lambda: there.check_remote_metadata("here"))
+handle = here.initialize_xfer(
+    "READ",
+    here.get_xfer_descs([(mine.ctypes.data, 4096, 0)], "DRAM"),
+    here.get_xfer_descs([(theirs.ctypes.data, 4096, 0)], "DRAM"),
+    "there",
+)
+here.transfer(handle)
+until(lambda: here.check_xfer_state(handle) == "DONE")
+assert (mine == 7).all()
+here.send_local_metadata("127.0.0.1", 1)
+"""
+    )

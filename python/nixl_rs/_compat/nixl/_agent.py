@@ -14,6 +14,9 @@ import nixl_rs as nx
 from . import _errors as errors
 from ._enums import nixl_mem_t, nixl_status_t, nixl_thread_sync_t, nixl_xfer_op_t
 from ._lists import nixlRegDList, nixlXferDList
+from .logging import get_logger
+
+logger = get_logger(__name__)
 
 _BACKEND = "UCX"
 _MEMS = ["DRAM_SEG", "VRAM_SEG"]
@@ -128,6 +131,13 @@ class nixlAgent:
             raise errors.of(error) from error
         self._name = name
         self._take = self._agent._notifications_into
+        if config.useListenThread:
+            port = self._port = self._call(self._agent._listen_for_nixl, config.listenPort)
+            logger.info(
+                "Listening for metadata calls on port %d of this machine only; "
+                "NIXL_RS_ALLOW_UNAUTHENTICATED=1 opens it to others",
+                port,
+            )
         self._telemetry = _wants_telemetry(config)
         self._created = {}
         self._regions = {}
@@ -375,13 +385,8 @@ class nixlAgent:
         return self._call(self._agent.metadata)
 
     def getLocalPartialMD(self, descs, inc_conn_info=False, backends=()):
-        _list_of(nixlRegDList, descs, "getLocalPartialMD")
-        with self._lock:
-            found = [self._regions.get(row[:3]) for row in descs._list()]
-        if not all(found):
-            raise errors.new(errors.nixlNotFoundError, "a block is not registered")
-        with_card = bool(inc_conn_info) or not found
-        regions = [regions[-1] for regions in found]
+        regions = self._registered(_list_of(nixlRegDList, descs, "getLocalPartialMD"))
+        with_card = bool(inc_conn_info) or not regions
         return self._call(self._agent.partial_metadata, regions, with_card=with_card)
 
     def loadRemoteMD(self, blob):
@@ -419,26 +424,42 @@ class nixlAgent:
         self._call(self._agent.connect, name)
         return _SUCCESS
 
-    def _exchange(self, ip_addr):
+    def _exchange(self, call, ip_addr, port, regions=None):
+        """Begins a call and returns, as NIXL does; that it failed is logged."""
         if not ip_addr:
             why = "no address given, and no store configured"
             raise errors.new(errors.nixlInvalidParamError, why)
-        why = "carry get_agent_metadata() to the peer yourself, or use nixl_rs.Listener"
-        raise errors.new(errors.nixlNotSupportedError, why)
+        host = f"[{ip_addr}]" if ":" in ip_addr else ip_addr
+
+        def work():
+            try:
+                self._agent._call_nixl(call, f"{host}:{port}", regions)
+            except nx.NixlError as error:
+                logger.error("Cannot %s metadata at %s:%d: %s", call, host, port, error)
+
+        threading.Thread(target=work, name="nixl-metadata", daemon=True).start()
+
+    def _registered(self, descs):
+        with self._lock:
+            found = [self._regions.get(row[:3]) for row in descs._list()]
+        if not all(found):
+            raise errors.new(errors.nixlNotFoundError, "a block is not registered")
+        return [regions[-1] for regions in found]
 
     def sendLocalMD(self, ip_addr="", port=0):
-        self._exchange(ip_addr)
+        self._exchange("send", ip_addr, port)
 
     def sendLocalPartialMD(
         self, descs, inc_conn_info=False, backends=(), ip_addr="", port=0, label=""
     ):
-        self._exchange(ip_addr)
+        regions = self._registered(_list_of(nixlRegDList, descs, "sendLocalPartialMD"))
+        self._exchange("send", ip_addr, port, regions)
 
     def fetchRemoteMD(self, remote_agent, ip_addr="", port=0, label=""):
-        self._exchange(ip_addr)
+        self._exchange("fetch", ip_addr, port)
 
     def invalidateLocalMD(self, ip_addr="", port=0):
-        self._exchange(ip_addr)
+        self._exchange("invalidate", ip_addr, port)
 
     # --- what needs a GPU ---
 

@@ -93,8 +93,6 @@ class nixl_agent:
             "cuda": nixlBind.VRAM_SEG,
         }
         self.nixl_ops = {"WRITE": nixlBind.NIXL_WRITE, "READ": nixlBind.NIXL_READ}
-        if conf.enable_listen:
-            logger.warning("There is no metadata listener: carry get_agent_metadata() to the peer")
         for backend in self.plugin_list if instantiate_all else conf.backends:
             if backend in self.plugin_list:
                 self.create_backend(backend)
