@@ -5,7 +5,7 @@
 //! - A call that can wait releases the GIL, and takes no lock of ours while it waits for the GIL.
 //! - None of the library's threads ever takes the GIL. What they let go of is handed to PyO3, which
 //!   drops it at the next call from Python; awaiting goes through file descriptors.
-//! - After a fork the child has none of the threads: [`fork::Kept`] refuses calls there and leaks
+//! - After a fork the child has none of the threads: `fork::Kept` refuses calls there and leaks
 //!   instead of dropping.
 
 mod agent;

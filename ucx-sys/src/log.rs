@@ -1,12 +1,17 @@
 //! UCX's own words: what libucs logs on a thread, kept until somebody asks why a call failed.
 //!
+//! UCX writes its log to standard output, which belongs to the program. So its errors and warnings
+//! become events of `tracing` (target `ucx`) where the program listens to those, and has not told
+//! UCX itself where to log, or how much.
+//!
 //! No call of libucp says why a transport was left out; its log does. `ucs_log_push_handler` is in
 //! every libucs from 1.13 to 1.23, but in none of the installed headers, so its type stands here.
 
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::cell::RefCell;
+use std::env;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// `ucs_log_func_t`. The last argument is a `va_list`, which on x86-64 and 64-bit ARM is passed as a
 /// pointer.
@@ -30,8 +35,12 @@ unsafe extern "C" {
 
 /// `UCS_LOG_LEVEL_WARN`; errors are below, what is for developers above.
 const WARN: c_int = 2;
+/// `UCS_LOG_FUNC_RC_STOP`: nobody else is told.
+const STOP: c_int = 0;
 /// `UCS_LOG_FUNC_RC_CONTINUE`: the next handler, in the end UCX's own, is called too.
 const GO_ON: c_int = 1;
+/// With one of these set, UCX logs by itself.
+const BY_ITSELF: [&str; 2] = ["UCX_LOG_FILE", "UCX_LOG_LEVEL"];
 /// Messages kept for a thread, and bytes of each.
 const KEPT: usize = 8;
 const LONGEST: usize = 512;
@@ -84,17 +93,28 @@ unsafe extern "C" fn keep(
     if !(0..=WARN).contains(&level) {
         return GO_ON;
     }
+    // SAFETY: INV-5, UCX's format and the list that belongs to it.
+    let text = unsafe { text(format, list) };
+    // UCX ends the process after a fatal one, so that one it shows itself.
+    let ours = level > 0 && tracing::dispatcher::has_been_set() && !logs_by_itself();
+    if ours {
+        tracing::warn!(target: "ucx", "{text}");
+    }
     // A thread that ends has no place to keep it any more.
     let _ = SAID.try_with(|said| {
-        let Ok(mut said) = said.try_borrow_mut() else {
-            return;
-        };
-        if said.len() < KEPT {
-            // SAFETY: INV-5, UCX's format and the list that belongs to it.
-            said.push(unsafe { text(format, list) });
+        if let Ok(mut said) = said.try_borrow_mut()
+            && said.len() < KEPT
+        {
+            said.push(text);
         }
     });
-    GO_ON
+    if ours { STOP } else { GO_ON }
+}
+
+/// Whether the user has told UCX itself how to log.
+fn logs_by_itself() -> bool {
+    static TOLD: OnceLock<bool> = OnceLock::new();
+    *TOLD.get_or_init(|| BY_ITSELF.iter().any(|name| env::var_os(name).is_some()))
 }
 
 /// # Safety
