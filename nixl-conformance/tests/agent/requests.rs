@@ -137,7 +137,7 @@ fn a_deadline_ends_a_stalled_request_in_time_and_frees_its_memory() {
     let e = request.wait(LONG).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Timeout);
     assert!(
-        begun.elapsed() < deadline + Duration::from_millis(200),
+        begun.elapsed() < deadline + Duration::from_millis(500),
         "{:?}",
         begun.elapsed()
     );

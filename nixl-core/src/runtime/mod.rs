@@ -273,7 +273,7 @@ impl Runtime {
     }
 
     fn poll(&self) {
-        self.0.pollers.reactor.poll(Duration::ZERO);
+        self.0.pollers.reactor.poll();
     }
 
     /// One slice of ≤ 1 ms of work, waiting at most `wait` for something to do. True if anything
@@ -282,7 +282,7 @@ impl Runtime {
         let now = Instant::now();
         let until = now + CALLER_SLICE;
         let next = now + self.0.own_tickers(now);
-        let mut any = self.0.pollers.reactor.poll(Duration::ZERO) > 0;
+        let mut any = self.0.pollers.reactor.poll() > 0;
         any |= self.0.pool.run_some(until);
         if !any && !wait.is_zero() {
             any = self.0.doze(next.min(later(now, wait))) > 0;
@@ -305,7 +305,7 @@ impl Runtime {
         }
         // Backends leave the end of their connections to the reactor, and peers wait for it.
         for _ in 0..LAST_POLLS {
-            if self.0.pollers.reactor.poll(Duration::ZERO) == 0 {
+            if self.0.pollers.reactor.poll() == 0 {
                 break;
             }
         }
@@ -331,7 +331,7 @@ impl Inner {
         } else {
             Duration::ZERO
         };
-        let events = self.pollers.reactor.poll(sleep);
+        let events = self.pollers.reactor.sleep(sleep);
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         events
     }
@@ -393,7 +393,7 @@ impl Inner {
             let due = self.due.load(Ordering::SeqCst);
             let early = Duration::from_nanos(wakes_at.saturating_sub(due));
             let sleep = sleep.saturating_sub(early);
-            let (events, queued) = pool::instead_of_waking(|| self.pollers.reactor.poll(sleep));
+            let (events, queued) = pool::instead_of_waking(|| self.pollers.reactor.sleep(sleep));
             if queued {
                 self.pool.run_one(Instant::now() + HELP, || false);
             }

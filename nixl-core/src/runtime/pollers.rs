@@ -85,7 +85,7 @@ impl Pollers {
 
     /// Looks once for events; returns the time.
     pub(super) fn poll(&self) -> Instant {
-        self.reactor.poll(Duration::ZERO);
+        self.reactor.poll();
         let now = Instant::now();
         self.polled_at.store(self.nanos(now), Ordering::Relaxed);
         now

@@ -129,7 +129,9 @@ impl Pool {
     fn idle(&self, spin: Duration) {
         self.spinners.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
-        while self.queued.load(Ordering::Relaxed) == 0 && begun.elapsed() < spin {
+        let idle =
+            || self.queued.load(Ordering::Relaxed) == 0 && !self.stop.load(Ordering::Acquire);
+        while idle() && begun.elapsed() < spin {
             std::thread::yield_now();
         }
         let mut queue = self.queue.lock();

@@ -81,7 +81,8 @@ impl Reactor {
             .map_err(|e| Error::os("epoll_create1 (see ulimit -n)", e))?;
         let waker = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Error::os("eventfd (see ulimit -n)", e))?;
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        // Reported until it is read: an edge could go to a thread that only looks in.
+        let flags = epoll::EventFlags::IN;
         epoll::add(&epoll, &waker, epoll::EventData::new_u64(WAKER), flags)
             .map_err(|e| Error::os("epoll_ctl on the reactor's eventfd", e))?;
         Ok(Self {
@@ -130,13 +131,28 @@ impl Reactor {
         })
     }
 
-    /// Ends a sleeping `poll`.
+    /// Ends a `sleep`, or the next one.
     pub(super) fn wake(&self) {
         let _ = rustix::io::write(&self.waker, &1u64.to_ne_bytes());
     }
 
-    /// Handles what is ready, waiting at most `wait` for it; returns how many events there were.
-    pub(super) fn poll(&self, wait: Duration) -> usize {
+    /// Handles what is ready; returns how many events there were. Leaves a `wake` to the sleeper.
+    pub(super) fn poll(&self) -> usize {
+        self.handle(Duration::ZERO).0
+    }
+
+    /// Handles what is ready, waiting at most `wait` for it; returns how many events there were,
+    /// a `wake` among them.
+    pub(super) fn sleep(&self, wait: Duration) -> usize {
+        let (events, woken) = self.handle(wait);
+        if woken {
+            let _ = rustix::io::read(&self.waker, &mut [0; 8]);
+        }
+        events + usize::from(woken)
+    }
+
+    /// The events handled, and whether there was a `wake`.
+    fn handle(&self, wait: Duration) -> (usize, bool) {
         let mut events = [const {
             epoll::Event {
                 flags: epoll::EventFlags::empty(),
@@ -155,17 +171,17 @@ impl Reactor {
                 0
             }
         };
+        let mut woken = false;
         for event in &events[..n] {
-            self.dispatch(event.data.u64(), event.flags);
+            match event.data.u64() {
+                WAKER => woken = true,
+                id => self.dispatch(id, event.flags),
+            }
         }
-        n
+        (n - usize::from(woken), woken)
     }
 
     fn dispatch(&self, id: u64, flags: epoll::EventFlags) {
-        if id == WAKER {
-            let _ = rustix::io::read(&self.waker, &mut [0; 8]);
-            return;
-        }
         let Some(handler) = self.shared.handlers.read().get(&id).cloned() else {
             return;
         };

@@ -202,6 +202,26 @@ fn a_caller_that_sleeps_wakes_for_what_others_hand_it() {
 }
 
 #[test]
+fn a_thread_that_looks_in_takes_no_wake_up_from_the_sleeper() {
+    let rt = Runtime::start(Progress::Threads { copy_threads: 1 }, Duration::ZERO).unwrap();
+    let ticks = Arc::new(Counted(AtomicUsize::new(0)));
+    let weak: Weak<dyn Tick> = Arc::downgrade(&(ticks.clone() as Arc<dyn Tick>));
+    rt.add_ticker(weak);
+    for round in 0..50 {
+        std::thread::sleep(Duration::from_millis(1));
+        let seen = ticks.0.load(SeqCst);
+        let begun = Instant::now();
+        rt.tick_by(begun);
+        while ticks.0.load(SeqCst) == seen {
+            rt.poll();
+            let waited = begun.elapsed();
+            assert!(waited < MAX_SLEEP / 2, "round {round}: {waited:?}");
+        }
+    }
+    rt.stop();
+}
+
+#[test]
 fn an_idle_runtime_sleeps() {
     let rt = Runtime::start(
         Progress::Threads { copy_threads: 2 },
