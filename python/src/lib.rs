@@ -24,6 +24,8 @@ mod prepared;
 mod receipt;
 mod region;
 mod request;
+#[cfg(feature = "etcd")]
+mod store;
 
 use pyo3::prelude::*;
 
@@ -39,7 +41,7 @@ mod _native {
     #[pymodule_export]
     use crate::events::Events;
     #[pymodule_export]
-    use crate::exchange::{Listener, fetch_metadata, forget_at, send_metadata};
+    use crate::exchange::{Listener, _nixl_setting, fetch_metadata, forget_at, send_metadata};
     #[pymodule_export]
     use crate::explain::Explanation;
     #[pymodule_export]
@@ -54,6 +56,9 @@ mod _native {
     use crate::region::Region;
     #[pymodule_export]
     use crate::request::Request;
+    #[cfg(feature = "etcd")]
+    #[pymodule_export]
+    use crate::store::Store;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

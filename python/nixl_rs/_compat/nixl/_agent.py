@@ -13,6 +13,7 @@ import nixl_rs as nx
 
 from . import _errors as errors
 from ._enums import nixl_mem_t, nixl_status_t, nixl_thread_sync_t, nixl_xfer_op_t
+from ._exchange import Exchange, setting
 from ._lists import nixlRegDList, nixlXferDList
 from .logging import get_logger
 
@@ -56,21 +57,31 @@ class nixlAgentConfig:
 
 
 class nixlXferTelemetry:
-    """What a transfer took, in microseconds."""
+    """What a transfer took, in microseconds. NIXL after 1.5.1 has the backend's name too."""
 
-    __slots__ = ("descCount", "postDuration", "startTime", "totalBytes", "xferDuration")
+    __slots__ = (
+        "backendName",
+        "descCount",
+        "postDuration",
+        "startTime",
+        "totalBytes",
+        "xferDuration",
+    )
     __module__ = "nixl._bindings"
 
     def __init__(self):
         self.startTime = self.postDuration = self.xferDuration = 0
         self.totalBytes = self.descCount = 0
+        self.backendName = _BACKEND
 
 
 class _Transfer:
-    __slots__ = ("code", "notif", "post", "request", "started")
+    __slots__ = ("code", "merges", "notif", "post", "request", "started")
 
-    def __init__(self, request, notif):
+    def __init__(self, request, notif, merges):
         self.request, self.notif, self.started = request, notif, 0
+        # Whether NIXL would have merged adjacent blocks, and counted them so.
+        self.merges = merges
         self.code, self.post = request._code, request._post
 
 
@@ -107,7 +118,7 @@ def _indices(value):
 
 
 def _wants_telemetry(config):
-    named = os.environ.get("NIXL_TELEMETRY_ENABLE")
+    named = setting("NIXL_TELEMETRY_ENABLE")
     if named is not None:
         return named.lower() in ("y", "yes", "on", "1", "true", "enable")
     return bool(config.captureTelemetry)
@@ -139,6 +150,7 @@ class nixlAgent:
                 port,
             )
         self._telemetry = _wants_telemetry(config)
+        self._exchange = Exchange(self._agent)
         self._created = {}
         self._regions = {}
         self._lock = threading.Lock()
@@ -271,7 +283,7 @@ class nixlAgent:
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
         number = next(self._numbers)
-        self._transfers[number] = _Transfer(request, notif_msg)
+        self._transfers[number] = _Transfer(request, notif_msg, not skip_desc_merg)
         return number
 
     def createXferReq(
@@ -289,7 +301,7 @@ class nixlAgent:
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
         number = next(self._numbers)
-        self._transfers[number] = _Transfer(request, notif_msg)
+        self._transfers[number] = _Transfer(request, notif_msg, False)
         return number
 
     def _transfer(self, handle):
@@ -332,13 +344,17 @@ class nixlAgent:
         transfer = self._transfer(reqh)
         if not self._telemetry:
             raise errors.new(errors.nixlNoTelemetryError, "telemetry is not captured")
-        receipt = transfer.request.receipt
+        request = transfer.request
+        receipt = request.receipt
+        if receipt is None or transfer.code() != 0:
+            raise errors.new(errors.nixlNotPostedError, "the transfer is not complete")
         made = nixlXferTelemetry()
         made.startTime = transfer.started // 1000
-        made.totalBytes, made.descCount = transfer.request.nbytes, transfer.request.merged
-        if receipt is not None:
-            made.postDuration = round(receipt.post_time * 1e6)
-            made.xferDuration = round(receipt.total_time * 1e6)
+        made.totalBytes = request.nbytes
+        made.descCount = request.merged if transfer.merges else request.descriptors
+        # Nothing takes no time, and what ended during its post took as long as that.
+        made.postDuration = max(1, round(receipt.post_time * 1e6))
+        made.xferDuration = max(made.postDuration, round(receipt.total_time * 1e6))
         return made
 
     def estimateXferCost(self, req_handle):
@@ -424,21 +440,6 @@ class nixlAgent:
         self._call(self._agent.connect, name)
         return _SUCCESS
 
-    def _exchange(self, call, ip_addr, port, regions=None):
-        """Begins a call and returns, as NIXL does; that it failed is logged."""
-        if not ip_addr:
-            why = "no address given, and no store configured"
-            raise errors.new(errors.nixlInvalidParamError, why)
-        host = f"[{ip_addr}]" if ":" in ip_addr else ip_addr
-
-        def work():
-            try:
-                self._agent._call_nixl(call, f"{host}:{port}", regions)
-            except nx.NixlError as error:
-                logger.error("Cannot %s metadata at %s:%d: %s", call, host, port, error)
-
-        threading.Thread(target=work, name="nixl-metadata", daemon=True).start()
-
     def _registered(self, descs):
         with self._lock:
             found = [self._regions.get(row[:3]) for row in descs._list()]
@@ -447,19 +448,20 @@ class nixlAgent:
         return [regions[-1] for regions in found]
 
     def sendLocalMD(self, ip_addr="", port=0):
-        self._exchange("send", ip_addr, port)
+        self._exchange.call("send", ip_addr, port)
 
     def sendLocalPartialMD(
         self, descs, inc_conn_info=False, backends=(), ip_addr="", port=0, label=""
     ):
-        regions = self._registered(_list_of(nixlRegDList, descs, "sendLocalPartialMD"))
-        self._exchange("send", ip_addr, port, regions)
+        descs = _list_of(nixlRegDList, descs, "sendLocalPartialMD")
+        found = lambda: self._registered(descs)  # noqa: E731
+        self._exchange.call("send", ip_addr, port, label=label, regions=found)
 
     def fetchRemoteMD(self, remote_agent, ip_addr="", port=0, label=""):
-        self._exchange("fetch", ip_addr, port)
+        self._exchange.call("fetch", ip_addr, port, peer=_text(remote_agent), label=label)
 
     def invalidateLocalMD(self, ip_addr="", port=0):
-        self._exchange("invalidate", ip_addr, port)
+        self._exchange.call("invalidate", ip_addr, port)
 
     # --- what needs a GPU ---
 
