@@ -61,7 +61,7 @@ class Worker:
 
     def __init__(self, name, real=False, **variables):
         if real:
-            variables = {"UCX_TLS": "tcp", "PYTHONPATH": "", **variables}
+            variables = {"PYTHONPATH": "", **variables}
         else:
             variables = {"PYTHONPATH": OURS, **variables}
         self.process = subprocess.Popen(
@@ -156,13 +156,17 @@ def test_what_was_begun_is_done_at_exit(etcd, workers):
 def test_real_nixl_reads_it_too(etcd, workers, ours_reads):
     if not REAL.exists():
         pytest.skip("nixl: no real NIXL below target/ucx/nixl; `cargo xtask ucx` gets it")
-    here = workers("ours", NIXL_ETCD_ENDPOINTS=etcd, UCX_TLS="tcp")
-    there = workers("real", real=True, NIXL_ETCD_ENDPOINTS=etcd)
-    for one in (here, there):
-        assert one.ask("send") == "None"
-    target, source, name = (here, there, "real") if ours_reads else (there, here, "ours")
+    # The library that real NIXL brings.
+    libucp = next((REAL.parents[2] / "lib").glob("libucp*.so*"))
+    ucx = {"NIXL_RS_BACKENDS": "ucx", "NIXL_RS_UCX_LIB": str(libucp)}
+    # Names of their own: what a killed worker published is there for a while.
+    name, other = f"source-{ours_reads}", f"target-{ours_reads}"
+    source = workers(name, real=ours_reads, NIXL_ETCD_ENDPOINTS=etcd, **({} if ours_reads else ucx))
+    target = workers(other, real=not ours_reads, NIXL_ETCD_ENDPOINTS=etcd, **(ucx if ours_reads else {}))
+    assert source.ask("send") == "None"
     assert target.ask("fetch", name) == "None"
     assert target.ask("loaded", name) == "True"
+    assert target.ask("pull", name, source.address) == "0 wrong"
     assert source.ask("invalidate") == "None"
     assert target.ask("gone", name) == "True"
 
@@ -224,8 +228,8 @@ def test_telemetry_is_switched_by_its_variable(value, said):
 
 def test_settings_stand_in_the_file_too(tmp_path):
     file = tmp_path / "nixl.cfg"
-    file.write_text('NIXL_TELEMETRY_ENABLE = true\nNIXL_LOG_LEVEL = "ERROR"\n')
-    named = {"NIXL_CONFIG_FILE": str(file)}
+    file.write_text("NIXL_TELEMETRY_ENABLE = true\n")
+    named = {"NIXL_CONFIG_FILE": str(file), "NIXL_LOG_LEVEL": "ERROR"}
     assert outcome(TELEMETRY, **named) == TOLD
     # The environment comes first.
     assert outcome(TELEMETRY, NIXL_TELEMETRY_ENABLE="n", **named) == REFUSED
