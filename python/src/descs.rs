@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use nixl::{DescList, MemKind, Run};
 use pyo3::{
+    ffi,
     prelude::*,
-    types::{PyBytes, PyList},
+    types::{PyBytes, PyInt, PyList, PyTuple},
 };
 
 use crate::{buffer::Buffer, error::misuse, region::Region};
@@ -43,7 +44,11 @@ impl Descriptors {
     fn list(&self) -> &DescList {
         self.list.get_or_init(|| {
             let mut list = DescList::new(self.kind);
-            list.extend(self.runs());
+            match self.kind {
+                // Programs number host memory as they like; it is all one device.
+                MemKind::Dram => list.extend(self.runs().map(|run| Run { dev: 0, ..run })),
+                _ => list.extend(self.runs()),
+            }
             list
         })
     }
@@ -229,15 +234,43 @@ fn from_tuples(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<Descriptors> {
     Ok(made(kind, cells, columns))
 }
 
-/// The list that a sequence of tuples of three stands for; None if a row is anything else.
+/// The list that a list of tuples of three stands for; None if a row is anything else.
 #[pyfunction]
-pub(crate) fn _triples(rows: &Bound<'_, PyList>) -> Option<Descriptors> {
+pub(crate) fn _triples(rows: &Bound<'_, PyList>, kind: &str) -> PyResult<Option<Descriptors>> {
     let mut cells = Vec::with_capacity(rows.len() * 3);
     for row in rows {
-        let (addr, len, dev) = row.extract::<(u64, u64, u64)>().ok()?;
-        cells.extend([addr, len, dev]);
+        let Some(triple) = triple(&row) else {
+            return Ok(None);
+        };
+        cells.extend(triple);
     }
-    Some(made(MemKind::Dram, cells, 3))
+    Ok(Some(made(mem_kind(kind)?, cells, 3)))
+}
+
+/// The numbers of a tuple of three; None for anything else.
+fn triple(row: &Bound<'_, PyAny>) -> Option<[u64; 3]> {
+    let row = row.cast_exact::<PyTuple>().ok()?;
+    if row.len() != 3 {
+        return None;
+    }
+    let mut cells = [0; 3];
+    for (at, cell) in cells.iter_mut().enumerate() {
+        let item = row.get_borrowed_item(at).ok()?;
+        *cell = match item.cast_exact::<PyInt>() {
+            Ok(number) => unsigned(&number)?,
+            Err(_) => item.extract().ok()?,
+        };
+    }
+    Some(cells)
+}
+
+/// A number's value; None if it has more than 64 bits or is negative.
+fn unsigned(number: &Bound<'_, PyInt>) -> Option<u64> {
+    // SAFETY: INV-7, PyLong_AsUnsignedLongLong(3) with an int that is borrowed for the call, with
+    // the GIL held. It takes no other route than extract(), which looks for __index__ first.
+    let value = unsafe { ffi::PyLong_AsUnsignedLongLong(number.as_ptr()) };
+    let failed = value == u64::MAX && PyErr::take(number.py()).is_some();
+    (!failed).then_some(value)
 }
 
 fn widened(cells: &[u64]) -> Vec<u64> {

@@ -316,7 +316,7 @@ class nixlAgent:
         try:
             code = transfer.post(notif_msg or transfer.notif or None)
         except nx.NixlError as error:
-            raise errors.of(error) from error
+            raise self._failure(transfer, error) from error
         transfer.started = started
         return self._status(transfer, code)
 
@@ -335,10 +335,19 @@ class nixlAgent:
         try:
             transfer.request.result()
         except nx.NixlError as error:
-            if isinstance(error, nx.PeerGoneError):
-                self._gone.add(transfer.request.peer)
-            raise errors.of(error) from error
+            raise self._failure(transfer, error) from error
         return _SUCCESS
+
+    def _failure(self, transfer, error):
+        """NIXL's exception for what a transfer failed of."""
+        peer = transfer.request.peer
+        if not isinstance(error, nx.PeerGoneError):
+            return errors.of(error)
+        if peer != self._name and peer not in self._agent.peers():
+            # Removed here, whatever became of it.
+            return errors.of(error, when_made=True)
+        self._gone.add(peer)
+        return errors.of(error)
 
     def getXferTelemetry(self, reqh):
         transfer = self._transfer(reqh)

@@ -64,7 +64,7 @@ class _List:
             raise TypeError("__init__(): incompatible constructor arguments: list needed")
 
     def _from_array(self, array):
-        self._made, self._rows = Descriptors(checked(array)), None
+        self._made, self._rows = Descriptors(checked(array), self._kind_of_memory()), None
 
     def _from_rows(self, rows):
         self._rows = [self._row(row) for row in rows]
@@ -96,8 +96,12 @@ class _List:
     def _native(self):
         """The rows as the library's."""
         if self._made is None:
-            self._made = Descriptors([row[:3] for row in self._rows])
+            rows = [row[:3] for row in self._rows]
+            self._made = Descriptors(rows, self._kind_of_memory())
         return self._made
+
+    def _kind_of_memory(self):
+        return "dram" if self._mem is nixl_mem_t.DRAM_SEG else "vram"
 
     def _from_triple(self, triple):
         return triple
@@ -190,7 +194,7 @@ class nixlXferDList(_Serialized, _List):
     _kind = b"nixlBDList"
 
     def _from_rows(self, rows):
-        self._made, self._rows = _triples(rows), None
+        self._made, self._rows = _triples(rows, self._kind_of_memory()), None
         if self._made is None:
             # Says which row is wrong.
             super()._from_rows(rows)
