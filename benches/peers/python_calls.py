@@ -2,12 +2,13 @@
 
     target/python/venv/bin/python benches/peers/python_calls.py target/ucx/nixl/venv/bin/python
 
-The interpreter that runs it has nixl_rs (a release build), the one that it is told real NIXL. Both
-run at once, each with two agents of its own; every row goes by turns, round by round. Prints a table
-with the medians, in microseconds.
+The interpreter that runs it has nixl_rs (a release build), the one that it is told real NIXL. Each
+runs in a process with two agents, and while one is measured the other is stopped; every row goes by
+turns, round by round. Prints a table with the medians, in microseconds.
 """
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -144,6 +145,7 @@ class Side:
             text=True,
         )
         self.names = self.answer().split("|")
+        self.process.send_signal(signal.SIGSTOP)
 
     def answer(self):
         for line in self.process.stdout:
@@ -152,9 +154,13 @@ class Side:
         raise SystemExit(f"{self.python}: the worker ended")
 
     def row(self, name):
+        # Only one runs: NIXL's progress threads never rest.
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write(name + "\n")
         self.process.stdin.flush()
-        return float(self.answer())
+        took = float(self.answer())
+        self.process.send_signal(signal.SIGSTOP)
+        return took
 
     def imports(self, _):
         """Microseconds of the import in a new interpreter."""

@@ -464,7 +464,7 @@ fn direction(op: &str) -> PyResult<Op> {
     }
 }
 
-fn chosen(indices: &Option<Vec<u32>>) -> Select<'_> {
+pub(crate) fn chosen(indices: &Option<Vec<u32>>) -> Select<'_> {
     indices.as_deref().map_or(Select::All, Select::Indices)
 }
 

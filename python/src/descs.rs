@@ -285,6 +285,14 @@ pub(crate) fn indices(obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<u32
     let Some(obj) = obj.filter(|obj| !obj.is_none()) else {
         return Ok(None);
     };
+    if let Ok(list) = obj.cast_exact::<PyList>() {
+        // Not asked for a buffer first: an exception that is thrown away takes longer than it.
+        return list
+            .iter()
+            .map(|item| one_index(&item))
+            .collect::<PyResult<_>>()
+            .map(Some);
+    }
     if let Ok(buffer) = Buffer::items(obj) {
         return from_index_array(&buffer).map(Some);
     }
@@ -293,7 +301,7 @@ pub(crate) fn indices(obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<u32
     }
     let mut found = Vec::with_capacity(obj.len().unwrap_or(0));
     for item in obj.try_iter()? {
-        found.push(index(item?.extract::<i64>()?)?);
+        found.push(one_index(&item?)?);
     }
     Ok(Some(found))
 }
@@ -306,7 +314,7 @@ fn from_index_array(buffer: &Buffer<'_>) -> PyResult<Vec<u32>> {
         Some(b'B' | b'H' | b'I' | b'L' | b'Q') => false,
         _ => return Err(misuse("an index array has integers")),
     };
-    if buffer.shape().len() > 1 {
+    if buffer.dims() > 1 {
         return Err(misuse("an index array has one dimension"));
     }
     let wide = |cell: &[u8]| {
@@ -327,6 +335,16 @@ fn from_index_array(buffer: &Buffer<'_>) -> PyResult<Vec<u32>> {
         (size @ (1 | 2 | 4 | 8), _) => cells(size).map(|cell| index(wide(cell))).collect(),
         (size, _) => Err(misuse(format!("an index does not have {size} bytes"))),
     }
+}
+
+fn one_index(item: &Bound<'_, PyAny>) -> PyResult<u32> {
+    if let Ok(number) = item.cast_exact::<PyInt>()
+        && let Some(value) = unsigned(number)
+        && let Ok(value) = u32::try_from(value)
+    {
+        return Ok(value);
+    }
+    index(item.extract()?)
 }
 
 fn index(value: i64) -> PyResult<u32> {

@@ -26,6 +26,7 @@ mod region;
 mod request;
 #[cfg(feature = "etcd")]
 mod store;
+mod transfer;
 
 use pyo3::prelude::*;
 
@@ -41,7 +42,7 @@ mod _native {
     #[pymodule_export]
     use crate::events::Events;
     #[pymodule_export]
-    use crate::exchange::{Listener, _nixl_setting, fetch_metadata, forget_at, send_metadata};
+    use crate::exchange::{_nixl_setting, Listener, fetch_metadata, forget_at, send_metadata};
     #[pymodule_export]
     use crate::explain::Explanation;
     #[pymodule_export]
@@ -59,6 +60,9 @@ mod _native {
     #[cfg(feature = "etcd")]
     #[pymodule_export]
     use crate::store::Store;
+
+    #[pymodule_export]
+    use crate::transfer::{_transfer, Transfer};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -37,9 +37,10 @@ impl Store {
         endpoints: Vec<String>,
         namespace: Option<String>,
     ) -> PyResult<Self> {
-        let store = agent.get().inner().detached(py, |agent| {
-            EtcdStore::connect(agent, endpoints, namespace)
-        })?;
+        let store = agent
+            .get()
+            .inner()
+            .detached(py, |agent| EtcdStore::connect(agent, endpoints, namespace))?;
         Ok(Self(Kept::new(Mutex::new(Some(store)))))
     }
 

@@ -7,9 +7,9 @@ import datetime
 import itertools
 import os
 import threading
-import time
 
 import nixl_rs as nx
+from nixl_rs._native import _transfer
 
 from . import _errors as errors
 from ._enums import nixl_mem_t, nixl_status_t, nixl_thread_sync_t, nixl_xfer_op_t
@@ -26,6 +26,7 @@ _SUCCESS = nixl_status_t.NIXL_SUCCESS
 _IN_PROG = nixl_status_t.NIXL_IN_PROG
 _NOT_FOUND = nixl_status_t.NIXL_ERR_NOT_FOUND
 _READ = nixl_xfer_op_t.NIXL_READ
+_LOCAL, _REMOTE = nx.PreparedLocal, nx.PreparedRemote
 # NIXL has no deadlines: engines give up by themselves. This one ends what they forgot.
 _DEADLINE_MS = 3_600_000
 # Seconds that deregistering waits for who still uses the memory.
@@ -73,16 +74,6 @@ class nixlXferTelemetry:
         self.startTime = self.postDuration = self.xferDuration = 0
         self.totalBytes = self.descCount = 0
         self.backendName = _BACKEND
-
-
-class _Transfer:
-    __slots__ = ("code", "merges", "notif", "post", "request", "started")
-
-    def __init__(self, request, notif, merges):
-        self.request, self.notif, self.started = request, notif, 0
-        # Whether NIXL would have merged adjacent blocks, and counted them so.
-        self.merges = merges
-        self.code, self.post = request._code, request._post
 
 
 def _text(name):
@@ -252,12 +243,6 @@ class nixlAgent:
         self._lists.pop(handle, None)
         return _SUCCESS
 
-    def _side(self, handle, kind):
-        found = self._lists.get(handle)
-        if not isinstance(found, kind):
-            raise errors.new(errors.nixlInvalidParamError, "no such list on that side")
-        return found
-
     def makeXferReq(
         self,
         operation,
@@ -269,21 +254,22 @@ class nixlAgent:
         backend=(),
         skip_desc_merg=False,
     ):
-        local = self._side(local_side, nx.PreparedLocal)
-        remote = self._side(remote_side, nx.PreparedRemote)
-        op = "read" if operation is _READ else "write"
-        chosen = {"local_indices": local_indices, "remote_indices": remote_indices}
+        local, remote = self._lists.get(local_side), self._lists.get(remote_side)
+        if type(local) is not _LOCAL or type(remote) is not _REMOTE:
+            raise errors.new(errors.nixlInvalidParamError, "no such list on that side")
+        read, merges = operation is _READ, not skip_desc_merg
+        here, there, agent = local_indices, remote_indices, self._agent
         try:
             try:
-                request = self._agent.request(op, local, remote, **chosen)
+                made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
             except nx.ApiMisuseError:
                 # Arrays that the library does not take, and NIXL does.
-                chosen = {side: _indices(value) for side, value in chosen.items()}
-                request = self._agent.request(op, local, remote, **chosen)
+                here, there = _indices(here), _indices(there)
+                made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
         number = next(self._numbers)
-        self._transfers[number] = _Transfer(request, notif_msg, not skip_desc_merg)
+        self._transfers[number] = made
         return number
 
     def createXferReq(
@@ -291,17 +277,15 @@ class nixlAgent:
     ):
         local = _list_of(nixlXferDList, local_descs, "createXferReq")._native()
         remote = _list_of(nixlXferDList, remote_descs, "createXferReq")._native()
+        agent, read = self._agent, operation is _READ
         try:
-            request = self._agent.request(
-                "read" if operation is _READ else "write",
-                local,
-                remote,
-                peer=_text(remote_agent),
-            )
+            here = agent.prepare_local(local)
+            there = agent.prepare_remote(_text(remote_agent), remote)
+            made = _transfer(agent, read, here, None, there, None, notif_msg, False)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
         number = next(self._numbers)
-        self._transfers[number] = _Transfer(request, notif_msg, False)
+        self._transfers[number] = made
         return number
 
     def _transfer(self, handle):
@@ -312,12 +296,12 @@ class nixlAgent:
 
     def postXferReq(self, reqh, notif_msg=""):
         transfer = self._transfers.get(reqh) or self._transfer(reqh)
-        started = time.monotonic_ns()
         try:
-            code = transfer.post(notif_msg or transfer.notif or None)
+            code = transfer.post(notif_msg)
         except nx.NixlError as error:
             raise self._failure(transfer, error) from error
-        transfer.started = started
+        if code == 0:
+            return _SUCCESS
         return self._status(transfer, code)
 
     def getXferStatus(self, reqh):
@@ -328,19 +312,17 @@ class nixlAgent:
         return self._status(transfer, code)
 
     def _status(self, transfer, code):
-        if code == 0:
-            return _SUCCESS
         if code == 1:
             return _IN_PROG
         try:
-            transfer.request.result()
+            transfer.result()
         except nx.NixlError as error:
             raise self._failure(transfer, error) from error
         return _SUCCESS
 
     def _failure(self, transfer, error):
         """NIXL's exception for what a transfer failed of."""
-        peer = transfer.request.peer
+        peer = transfer.peer
         if not isinstance(error, nx.PeerGoneError):
             return errors.of(error)
         if peer != self._name and peer not in self._agent.peers():
@@ -353,28 +335,19 @@ class nixlAgent:
         transfer = self._transfer(reqh)
         if not self._telemetry:
             raise errors.new(errors.nixlNoTelemetryError, "telemetry is not captured")
-        request = transfer.request
-        receipt = request.receipt
-        if receipt is None or transfer.code() != 0:
+        told = transfer.telemetry()
+        if told is None:
             raise errors.new(errors.nixlNotPostedError, "the transfer is not complete")
         made = nixlXferTelemetry()
-        made.startTime = transfer.started // 1000
-        made.totalBytes = request.nbytes
-        made.descCount = request.merged if transfer.merges else request.descriptors
-        # Nothing takes no time, and what ended during its post took as long as that.
-        made.postDuration = max(1, round(receipt.post_time * 1e6))
-        made.xferDuration = max(made.postDuration, round(receipt.total_time * 1e6))
+        made.startTime, made.postDuration, made.xferDuration = told[:3]
+        made.totalBytes, made.descCount = told[3:]
         return made
 
     def estimateXferCost(self, req_handle):
-        request = self._transfer(req_handle).request
-        found = self._call(
-            self._agent.explain,
-            request.peer,
-            request.op,
-            nbytes=request.nbytes,
-            blocks=request.merged,
-        )
+        transfer = self._transfer(req_handle)
+        op, nbytes, blocks = transfer.shape()
+        explain = self._agent.explain
+        found = self._call(explain, transfer.peer, op, nbytes=nbytes, blocks=blocks)
         if found.path is None:
             return (0, 0, "UNKNOWN")
         return (round(found.rows[0]["estimate_us"]), 0, "ANALYTICAL_BACKEND")
