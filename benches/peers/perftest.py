@@ -137,7 +137,7 @@ class Ours:
 
     def run(self, kind, options, spin=50):
         env = [f"NIXL_RS_UCX_LIB={self.library}", f"NIXL_RS_UCX_TLS={transports(kind)}"]
-        env.append(f"NIXL_RS_AGENT_SPIN_US={spin}")
+        env += ["NIXL_RS_UCX_MODE=rma", f"NIXL_RS_AGENT_SPIN_US={spin}"]
         call = ["env", *env, peers.OURS, "bench", "--json", "--count", 1, "--threads", 1]
         call += ["--memory", "caller", "--backend", "ucx", *options]
         found = peers.measure([str(word) for word in call])

@@ -64,13 +64,14 @@ impl Default for Inbound {
 }
 
 impl Inbound {
-    /// Takes a request's body, leaving an old buffer in its place, and checks all of it. `Err` of
-    /// the inner result: refuse the request.
+    /// Takes a request's body, leaving an old buffer in its place, and checks all of it. `find`
+    /// looks up a region. `Err` of the inner result: the request is refused, and over before any
+    /// stream can find it.
     pub(crate) fn load(
         &mut self,
-        conn: &Connection,
         xfer: Xfer,
         body: &mut Vec<u8>,
+        find: impl Fn(&RegionRef, OpenOp) -> Result<Region, Status>,
     ) -> Result<(u32, Result<(), Status>), ProtocolError> {
         std::mem::swap(&mut self.body, body);
         let layout = OpenLayout::parse(&self.body)?;
@@ -79,17 +80,23 @@ impl Inbound {
         self.generation = self.gate.open();
         *self.ended.get_mut() = Ended::default();
         self.book.resize(layout.chunks());
-        Ok((layout.cost(&self.body), self.resolve(conn, &layout)?))
+        let verdict = self.resolve(&layout, find)?;
+        if let Err(status) = verdict {
+            self.ended.get_mut().outcome = Some(status);
+            self.gate.close();
+            self.table.clear();
+        }
+        Ok((layout.cost(&self.body), verdict))
     }
 
     fn resolve(
         &mut self,
-        conn: &Connection,
         layout: &OpenLayout,
+        find: impl Fn(&RegionRef, OpenOp) -> Result<Region, Status>,
     ) -> Result<Result<(), Status>, ProtocolError> {
         self.regions.clear();
         for named in layout.regions(&self.body) {
-            match find(conn, &named, layout.op) {
+            match find(&named, layout.op) {
                 Ok(region) => self.regions.push(region),
                 Err(status) => return Ok(Err(status)),
             }
@@ -127,9 +134,14 @@ impl Inbound {
         self.layout.map_or(0, |l| l.bytes)
     }
 
+    /// Ended or refused: its memory is no longer touched.
+    pub(crate) fn is_over(&self) -> bool {
+        !self.gate.is_open(self.generation)
+    }
+
     /// Next chunk to send.
     pub(crate) fn next_chunk(&self) -> Option<u32> {
-        if !self.gate.is_open(self.generation) {
+        if self.is_over() {
             return None;
         }
         let index = self.next.fetch_add(1, Relaxed);
@@ -200,7 +212,8 @@ impl Inbound {
     }
 }
 
-fn find(conn: &Connection, named: &RegionRef, op: OpenOp) -> Result<Region, Status> {
+/// The region that a request of the peer names.
+pub(crate) fn find(conn: &Connection, named: &RegionRef, op: OpenOp) -> Result<Region, Status> {
     let access = match op {
         OpenOp::Read => Access::Read,
         OpenOp::Write => Access::Write,

@@ -310,6 +310,9 @@ impl Inner {
 }
 
 fn begin_theirs(inbound: Arc<Inbound>, chunk: &Chunk) -> Result<Target, Error> {
+    if inbound.is_over() {
+        return Ok(Target::Nobody);
+    }
     let unknown = || misbehaved(ProtocolError::UnknownChunk);
     let entry = *inbound.chunk(chunk.index).ok_or_else(unknown)?;
     if inbound.op != OpenOp::Write || entry.len != chunk.len {
@@ -364,4 +367,68 @@ impl Target {
 
 fn closed(e: impl std::fmt::Display) -> Error {
     sock::gone("the peer closed the connection", e)
+}
+
+#[cfg(test)]
+mod tests {
+    use nixl_core::{HostMemory, HugePages, Region, RegionId, RegionKey};
+    use nixl_tcp_proto::{ChunkKind, OpenOp, RegionRef, Run, Xfer, encode_open};
+
+    use super::*;
+
+    const LEN: u32 = 4096;
+    const CHUNK: Chunk = Chunk {
+        kind: ChunkKind::Write,
+        xfer: Xfer { slot: 0, seq: 1 },
+        index: 0,
+        len: LEN,
+    };
+
+    fn region() -> Region {
+        let memory = HostMemory::allocate(u64::from(LEN), HugePages::No).unwrap();
+        Region::new(Box::new(memory), RegionId(1), RegionKey([1; 16]), true).unwrap()
+    }
+
+    /// Two chunks of `LEN` bytes, the second one at `second`; what a stream makes of the first.
+    fn begin(inbound: &mut Arc<Inbound>, found: Result<Region, Status>, second: u64) -> Target {
+        let run = |offset| Run::single(0, offset, u64::from(LEN));
+        let (mut body, region) = (
+            Vec::new(),
+            RegionRef {
+                key: [1; 16],
+                addr: 0,
+            },
+        );
+        encode_open(
+            &mut body,
+            OpenOp::Write,
+            std::iter::once(region),
+            [LEN; 2].into_iter(),
+            [run(0), run(second)].into_iter(),
+        )
+        .unwrap();
+        let fresh = Arc::get_mut(inbound).unwrap();
+        let find = |_: &RegionRef, _| found.clone();
+        let (_, verdict) = fresh.load(CHUNK.xfer, &mut body, find).unwrap();
+        let refused = found.is_err() || second > 0;
+        assert_eq!(verdict.is_err(), refused);
+        begin_theirs(inbound.clone(), &CHUNK).unwrap()
+    }
+
+    #[test]
+    fn nobody_takes_the_payload_of_a_refused_request() {
+        let mut inbound = Arc::new(Inbound::default());
+        let region = region();
+        assert!(matches!(
+            begin(&mut inbound, Ok(region.clone()), 0),
+            Target::Theirs { .. }
+        ));
+        let withdrawn = begin(&mut inbound, Err(Status::NotRegistered), 0);
+        assert!(matches!(withdrawn, Target::Nobody));
+        assert_eq!(inbound.outcome(), Status::NotRegistered);
+        let outside = begin(&mut inbound, Ok(region), u64::from(LEN));
+        assert!(matches!(outside, Target::Nobody));
+        assert_eq!(inbound.outcome(), Status::OutOfBounds);
+        assert_eq!(inbound.chunks(), 0, "a list that was refused is kept");
+    }
 }

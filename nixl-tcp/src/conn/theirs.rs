@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use nixl_core::{Error, ErrorKind, Result};
 use nixl_tcp_proto::{
-    CancelAction, Chunk, ChunkKind, Lookup, OpenOp, Opened, ProtocolError, Status, Xfer, put_ack,
+    CancelAction, Chunk, ChunkKind, Lookup, OpenOp, Opened, ProtocolError, RegionRef, Status, Xfer,
+    put_ack,
 };
 
 use super::{Connection, INLINE, Push, Receiver, misbehaved};
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, find};
 
 impl Connection {
     /// An open frame is complete.
@@ -17,7 +18,8 @@ impl Connection {
         let Some(fresh) = Arc::get_mut(&mut inbound) else {
             return Err(Error::new(ErrorKind::Backend, "a spare request is in use"));
         };
-        let (cost, verdict) = fresh.load(self, xfer, body).map_err(misbehaved)?;
+        let lookup = |named: &RegionRef, op| find(self, named, op);
+        let (cost, verdict) = fresh.load(xfer, body, lookup).map_err(misbehaved)?;
         let opened = self
             .targets
             .lock()
