@@ -29,7 +29,10 @@
 
 mod config;
 mod exchange;
+pub mod nixl_env;
 pub mod p2p;
+#[cfg(feature = "etcd")]
+pub mod store;
 
 pub use config::{
     AgentSection, Config, IpcSection, PolicySection, TcpSection, UcxSection, backends,

@@ -464,11 +464,11 @@ fn direction(op: &str) -> PyResult<Op> {
     }
 }
 
-fn chosen(indices: &Option<Vec<u32>>) -> Select<'_> {
+pub(crate) fn chosen(indices: &Option<Vec<u32>>) -> Select<'_> {
     indices.as_deref().map_or(Select::All, Select::Indices)
 }
 
-fn cores(py: Python<'_>, regions: &[Bound<'_, Region>]) -> PyResult<Vec<nixl::Region>> {
+pub(crate) fn cores(py: Python<'_>, regions: &[Bound<'_, Region>]) -> PyResult<Vec<nixl::Region>> {
     let core = |region: &Bound<'_, Region>| region.get().core().cloned().or_raise(py);
     regions.iter().map(core).collect()
 }

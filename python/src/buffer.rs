@@ -93,9 +93,14 @@ impl<'py> Buffer<'py> {
         usize::try_from(self.raw.itemsize).unwrap_or(0)
     }
 
+    /// Number of dimensions.
+    pub(crate) fn dims(&self) -> usize {
+        usize::try_from(self.raw.ndim).unwrap_or(0)
+    }
+
     /// Number of items along each dimension.
     pub(crate) fn shape(&self) -> Vec<usize> {
-        let dims = usize::try_from(self.raw.ndim).unwrap_or(0);
+        let dims = self.dims();
         if self.raw.shape.is_null() {
             return Vec::new();
         }

@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use nixl::{DescList, MemKind, Run};
 use pyo3::{
+    ffi,
     prelude::*,
-    types::{PyBytes, PyList},
+    types::{PyBytes, PyInt, PyList, PyTuple},
 };
 
 use crate::{buffer::Buffer, error::misuse, region::Region};
@@ -43,7 +44,11 @@ impl Descriptors {
     fn list(&self) -> &DescList {
         self.list.get_or_init(|| {
             let mut list = DescList::new(self.kind);
-            list.extend(self.runs());
+            match self.kind {
+                // Programs number host memory as they like; it is all one device.
+                MemKind::Dram => list.extend(self.runs().map(|run| Run { dev: 0, ..run })),
+                _ => list.extend(self.runs()),
+            }
             list
         })
     }
@@ -229,15 +234,43 @@ fn from_tuples(obj: &Bound<'_, PyAny>, kind: MemKind) -> PyResult<Descriptors> {
     Ok(made(kind, cells, columns))
 }
 
-/// The list that a sequence of tuples of three stands for; None if a row is anything else.
+/// The list that a list of tuples of three stands for; None if a row is anything else.
 #[pyfunction]
-pub(crate) fn _triples(rows: &Bound<'_, PyList>) -> Option<Descriptors> {
+pub(crate) fn _triples(rows: &Bound<'_, PyList>, kind: &str) -> PyResult<Option<Descriptors>> {
     let mut cells = Vec::with_capacity(rows.len() * 3);
     for row in rows {
-        let (addr, len, dev) = row.extract::<(u64, u64, u64)>().ok()?;
-        cells.extend([addr, len, dev]);
+        let Some(triple) = triple(&row) else {
+            return Ok(None);
+        };
+        cells.extend(triple);
     }
-    Some(made(MemKind::Dram, cells, 3))
+    Ok(Some(made(mem_kind(kind)?, cells, 3)))
+}
+
+/// The numbers of a tuple of three; None for anything else.
+fn triple(row: &Bound<'_, PyAny>) -> Option<[u64; 3]> {
+    let row = row.cast_exact::<PyTuple>().ok()?;
+    if row.len() != 3 {
+        return None;
+    }
+    let mut cells = [0; 3];
+    for (at, cell) in cells.iter_mut().enumerate() {
+        let item = row.get_borrowed_item(at).ok()?;
+        *cell = match item.cast_exact::<PyInt>() {
+            Ok(number) => unsigned(&number)?,
+            Err(_) => item.extract().ok()?,
+        };
+    }
+    Some(cells)
+}
+
+/// A number's value; None if it has more than 64 bits or is negative.
+fn unsigned(number: &Bound<'_, PyInt>) -> Option<u64> {
+    // SAFETY: INV-7, PyLong_AsUnsignedLongLong(3) with an int that is borrowed for the call, with
+    // the GIL held. It takes no other route than extract(), which looks for __index__ first.
+    let value = unsafe { ffi::PyLong_AsUnsignedLongLong(number.as_ptr()) };
+    let failed = value == u64::MAX && PyErr::take(number.py()).is_some();
+    (!failed).then_some(value)
 }
 
 fn widened(cells: &[u64]) -> Vec<u64> {
@@ -252,6 +285,14 @@ pub(crate) fn indices(obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<u32
     let Some(obj) = obj.filter(|obj| !obj.is_none()) else {
         return Ok(None);
     };
+    if let Ok(list) = obj.cast_exact::<PyList>() {
+        // Not asked for a buffer first: an exception that is thrown away takes longer than it.
+        return list
+            .iter()
+            .map(|item| one_index(&item))
+            .collect::<PyResult<_>>()
+            .map(Some);
+    }
     if let Ok(buffer) = Buffer::items(obj) {
         return from_index_array(&buffer).map(Some);
     }
@@ -260,7 +301,7 @@ pub(crate) fn indices(obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<u32
     }
     let mut found = Vec::with_capacity(obj.len().unwrap_or(0));
     for item in obj.try_iter()? {
-        found.push(index(item?.extract::<i64>()?)?);
+        found.push(one_index(&item?)?);
     }
     Ok(Some(found))
 }
@@ -273,7 +314,7 @@ fn from_index_array(buffer: &Buffer<'_>) -> PyResult<Vec<u32>> {
         Some(b'B' | b'H' | b'I' | b'L' | b'Q') => false,
         _ => return Err(misuse("an index array has integers")),
     };
-    if buffer.shape().len() > 1 {
+    if buffer.dims() > 1 {
         return Err(misuse("an index array has one dimension"));
     }
     let wide = |cell: &[u8]| {
@@ -294,6 +335,16 @@ fn from_index_array(buffer: &Buffer<'_>) -> PyResult<Vec<u32>> {
         (size @ (1 | 2 | 4 | 8), _) => cells(size).map(|cell| index(wide(cell))).collect(),
         (size, _) => Err(misuse(format!("an index does not have {size} bytes"))),
     }
+}
+
+fn one_index(item: &Bound<'_, PyAny>) -> PyResult<u32> {
+    if let Ok(number) = item.cast_exact::<PyInt>()
+        && let Some(value) = unsigned(number)
+        && let Ok(value) = u32::try_from(value)
+    {
+        return Ok(value);
+    }
+    index(item.extract()?)
 }
 
 fn index(value: i64) -> PyResult<u32> {

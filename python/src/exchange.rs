@@ -124,6 +124,12 @@ pub(crate) fn forget_at(
         .or_raise(py)
 }
 
+/// What NIXL's setting `name` is, from its variable or its file.
+#[pyfunction]
+pub(crate) fn _nixl_setting(py: Python<'_>, name: &str) -> PyResult<Option<String>> {
+    nixl::nixl_env::setting(name).or_raise(py)
+}
+
 fn client(
     py: Python<'_>,
     key: Option<&Bound<'_, PyAny>>,

@@ -24,6 +24,9 @@ mod prepared;
 mod receipt;
 mod region;
 mod request;
+#[cfg(feature = "etcd")]
+mod store;
+mod transfer;
 
 use pyo3::prelude::*;
 
@@ -39,7 +42,7 @@ mod _native {
     #[pymodule_export]
     use crate::events::Events;
     #[pymodule_export]
-    use crate::exchange::{Listener, fetch_metadata, forget_at, send_metadata};
+    use crate::exchange::{_nixl_setting, Listener, fetch_metadata, forget_at, send_metadata};
     #[pymodule_export]
     use crate::explain::Explanation;
     #[pymodule_export]
@@ -54,6 +57,12 @@ mod _native {
     use crate::region::Region;
     #[pymodule_export]
     use crate::request::Request;
+    #[cfg(feature = "etcd")]
+    #[pymodule_export]
+    use crate::store::Store;
+
+    #[pymodule_export]
+    use crate::transfer::{_transfer, Transfer};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

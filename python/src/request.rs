@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use nixl::{Error, ErrorKind, PostOptions, Status};
-use pyo3::{prelude::*, types::PyString};
+use pyo3::prelude::*;
 
 use crate::{
     buffer,
@@ -107,35 +107,6 @@ impl Request {
     #[getter]
     fn status(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(word(&self.core(py)?.status()))
-    }
-
-    /// NIXL's number for `status`: 0 done, 1 active, below 0 what it failed of.
-    fn _code(&self, py: Python<'_>) -> PyResult<i32> {
-        Ok(match self.core(py)?.status() {
-            Status::Done => 0,
-            Status::Active | Status::Stalled => 1,
-            Status::Prepared => ErrorKind::NotPosted.status(),
-            Status::Cancelled => ErrorKind::Cancelled.status(),
-            Status::Failed(error) => error.kind().status(),
-        })
-    }
-
-    /// `post` with bytes or text, then `_code`.
-    fn _post(&self, py: Python<'_>, notification: Option<&Bound<'_, PyAny>>) -> PyResult<i32> {
-        let notification = match notification {
-            None => None,
-            Some(given) => Some(match given.cast::<PyString>() {
-                Ok(text) => text.to_cow()?.as_bytes().to_vec(),
-                Err(_) => buffer::to_vec(given)?,
-            }),
-        };
-        let options = PostOptions {
-            notification: notification.map(Bytes::from),
-            deadline: None,
-        };
-        let request = self.core(py)?;
-        py.detach(|| request.post_with(options)).or_raise(py)?;
-        self._code(py)
     }
 
     /// Whether it ended, well or not.

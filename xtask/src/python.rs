@@ -41,10 +41,18 @@ pub(crate) fn environment(root: &Path) -> Result<PathBuf, String> {
 pub(crate) fn stage(root: &Path) -> Result<PathBuf, Stop> {
     let mut build = shell::cargo(root);
     build.env("CARGO_TARGET_DIR", root.join("target"));
-    shell::run(build.args(["build", "-p", "nixl-python"]))?;
+    shell::run(build.args(["build", "-p", "nixl-python"]).args(features()))?;
     let site = root.join("target/python/site");
     fill(root, &site).map_err(|e| Stop::Fail(format!("{}: {e}", site.display())))?;
     Ok(site)
+}
+
+/// Etcd, where it can be built. Without it the package `nixl` refuses calls to a store.
+fn features() -> &'static [&'static str] {
+    match shell::which("protoc") {
+        Some(_) => &["--features", "etcd"],
+        None => &[],
+    }
 }
 
 fn fill(root: &Path, site: &Path) -> io::Result<()> {
@@ -72,7 +80,8 @@ pub(crate) fn wheel(root: &Path) -> Result<String, String> {
     // Zig links against the C library of the oldest system that the tag promises, which this
     // machine's own may be newer than.
     maturin.args(["-m", "maturin", "build", "--release", "--zig"]);
-    maturin.args(["--compatibility", "manylinux_2_28", "--manifest-path"]);
+    maturin.args(["--compatibility", "manylinux_2_28"]);
+    maturin.args(features()).arg("--manifest-path");
     maturin.arg(root.join("python/Cargo.toml"));
     maturin.arg("--out").arg(&dist);
     maturin.env("CARGO_TARGET_DIR", root.join("target"));

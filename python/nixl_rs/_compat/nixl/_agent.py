@@ -7,12 +7,13 @@ import datetime
 import itertools
 import os
 import threading
-import time
 
 import nixl_rs as nx
+from nixl_rs._native import _transfer
 
 from . import _errors as errors
 from ._enums import nixl_mem_t, nixl_status_t, nixl_thread_sync_t, nixl_xfer_op_t
+from ._exchange import Exchange, setting
 from ._lists import nixlRegDList, nixlXferDList
 from .logging import get_logger
 
@@ -25,6 +26,7 @@ _SUCCESS = nixl_status_t.NIXL_SUCCESS
 _IN_PROG = nixl_status_t.NIXL_IN_PROG
 _NOT_FOUND = nixl_status_t.NIXL_ERR_NOT_FOUND
 _READ = nixl_xfer_op_t.NIXL_READ
+_LOCAL, _REMOTE = nx.PreparedLocal, nx.PreparedRemote
 # NIXL has no deadlines: engines give up by themselves. This one ends what they forgot.
 _DEADLINE_MS = 3_600_000
 # Seconds that deregistering waits for who still uses the memory.
@@ -56,22 +58,22 @@ class nixlAgentConfig:
 
 
 class nixlXferTelemetry:
-    """What a transfer took, in microseconds."""
+    """What a transfer took, in microseconds. NIXL after 1.5.1 has the backend's name too."""
 
-    __slots__ = ("descCount", "postDuration", "startTime", "totalBytes", "xferDuration")
+    __slots__ = (
+        "backendName",
+        "descCount",
+        "postDuration",
+        "startTime",
+        "totalBytes",
+        "xferDuration",
+    )
     __module__ = "nixl._bindings"
 
     def __init__(self):
         self.startTime = self.postDuration = self.xferDuration = 0
         self.totalBytes = self.descCount = 0
-
-
-class _Transfer:
-    __slots__ = ("code", "notif", "post", "request", "started")
-
-    def __init__(self, request, notif):
-        self.request, self.notif, self.started = request, notif, 0
-        self.code, self.post = request._code, request._post
+        self.backendName = _BACKEND
 
 
 def _text(name):
@@ -107,7 +109,7 @@ def _indices(value):
 
 
 def _wants_telemetry(config):
-    named = os.environ.get("NIXL_TELEMETRY_ENABLE")
+    named = setting("NIXL_TELEMETRY_ENABLE")
     if named is not None:
         return named.lower() in ("y", "yes", "on", "1", "true", "enable")
     return bool(config.captureTelemetry)
@@ -139,6 +141,7 @@ class nixlAgent:
                 port,
             )
         self._telemetry = _wants_telemetry(config)
+        self._exchange = Exchange(self._agent)
         self._created = {}
         self._regions = {}
         self._lock = threading.Lock()
@@ -240,12 +243,6 @@ class nixlAgent:
         self._lists.pop(handle, None)
         return _SUCCESS
 
-    def _side(self, handle, kind):
-        found = self._lists.get(handle)
-        if not isinstance(found, kind):
-            raise errors.new(errors.nixlInvalidParamError, "no such list on that side")
-        return found
-
     def makeXferReq(
         self,
         operation,
@@ -257,21 +254,22 @@ class nixlAgent:
         backend=(),
         skip_desc_merg=False,
     ):
-        local = self._side(local_side, nx.PreparedLocal)
-        remote = self._side(remote_side, nx.PreparedRemote)
-        op = "read" if operation is _READ else "write"
-        chosen = {"local_indices": local_indices, "remote_indices": remote_indices}
+        local, remote = self._lists.get(local_side), self._lists.get(remote_side)
+        if type(local) is not _LOCAL or type(remote) is not _REMOTE:
+            raise errors.new(errors.nixlInvalidParamError, "no such list on that side")
+        read, merges = operation is _READ, not skip_desc_merg
+        here, there, agent = local_indices, remote_indices, self._agent
         try:
             try:
-                request = self._agent.request(op, local, remote, **chosen)
+                made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
             except nx.ApiMisuseError:
                 # Arrays that the library does not take, and NIXL does.
-                chosen = {side: _indices(value) for side, value in chosen.items()}
-                request = self._agent.request(op, local, remote, **chosen)
+                here, there = _indices(here), _indices(there)
+                made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
         number = next(self._numbers)
-        self._transfers[number] = _Transfer(request, notif_msg)
+        self._transfers[number] = made
         return number
 
     def createXferReq(
@@ -279,17 +277,15 @@ class nixlAgent:
     ):
         local = _list_of(nixlXferDList, local_descs, "createXferReq")._native()
         remote = _list_of(nixlXferDList, remote_descs, "createXferReq")._native()
+        agent, read = self._agent, operation is _READ
         try:
-            request = self._agent.request(
-                "read" if operation is _READ else "write",
-                local,
-                remote,
-                peer=_text(remote_agent),
-            )
+            here = agent.prepare_local(local)
+            there = agent.prepare_remote(_text(remote_agent), remote)
+            made = _transfer(agent, read, here, None, there, None, notif_msg, False)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
         number = next(self._numbers)
-        self._transfers[number] = _Transfer(request, notif_msg)
+        self._transfers[number] = made
         return number
 
     def _transfer(self, handle):
@@ -300,12 +296,12 @@ class nixlAgent:
 
     def postXferReq(self, reqh, notif_msg=""):
         transfer = self._transfers.get(reqh) or self._transfer(reqh)
-        started = time.monotonic_ns()
         try:
-            code = transfer.post(notif_msg or transfer.notif or None)
+            code = transfer.post(notif_msg)
         except nx.NixlError as error:
-            raise errors.of(error) from error
-        transfer.started = started
+            raise self._failure(transfer, error) from error
+        if code == 0:
+            return _SUCCESS
         return self._status(transfer, code)
 
     def getXferStatus(self, reqh):
@@ -316,40 +312,42 @@ class nixlAgent:
         return self._status(transfer, code)
 
     def _status(self, transfer, code):
-        if code == 0:
-            return _SUCCESS
         if code == 1:
             return _IN_PROG
         try:
-            transfer.request.result()
+            transfer.result()
         except nx.NixlError as error:
-            if isinstance(error, nx.PeerGoneError):
-                self._gone.add(transfer.request.peer)
-            raise errors.of(error) from error
+            raise self._failure(transfer, error) from error
         return _SUCCESS
+
+    def _failure(self, transfer, error):
+        """NIXL's exception for what a transfer failed of."""
+        peer = transfer.peer
+        if not isinstance(error, nx.PeerGoneError):
+            return errors.of(error)
+        if peer != self._name and peer not in self._agent.peers():
+            # Removed here, whatever became of it.
+            return errors.of(error, when_made=True)
+        self._gone.add(peer)
+        return errors.of(error)
 
     def getXferTelemetry(self, reqh):
         transfer = self._transfer(reqh)
         if not self._telemetry:
             raise errors.new(errors.nixlNoTelemetryError, "telemetry is not captured")
-        receipt = transfer.request.receipt
+        told = transfer.telemetry()
+        if told is None:
+            raise errors.new(errors.nixlNotPostedError, "the transfer is not complete")
         made = nixlXferTelemetry()
-        made.startTime = transfer.started // 1000
-        made.totalBytes, made.descCount = transfer.request.nbytes, transfer.request.merged
-        if receipt is not None:
-            made.postDuration = round(receipt.post_time * 1e6)
-            made.xferDuration = round(receipt.total_time * 1e6)
+        made.startTime, made.postDuration, made.xferDuration = told[:3]
+        made.totalBytes, made.descCount = told[3:]
         return made
 
     def estimateXferCost(self, req_handle):
-        request = self._transfer(req_handle).request
-        found = self._call(
-            self._agent.explain,
-            request.peer,
-            request.op,
-            nbytes=request.nbytes,
-            blocks=request.merged,
-        )
+        transfer = self._transfer(req_handle)
+        op, nbytes, blocks = transfer.shape()
+        explain = self._agent.explain
+        found = self._call(explain, transfer.peer, op, nbytes=nbytes, blocks=blocks)
         if found.path is None:
             return (0, 0, "UNKNOWN")
         return (round(found.rows[0]["estimate_us"]), 0, "ANALYTICAL_BACKEND")
@@ -424,21 +422,6 @@ class nixlAgent:
         self._call(self._agent.connect, name)
         return _SUCCESS
 
-    def _exchange(self, call, ip_addr, port, regions=None):
-        """Begins a call and returns, as NIXL does; that it failed is logged."""
-        if not ip_addr:
-            why = "no address given, and no store configured"
-            raise errors.new(errors.nixlInvalidParamError, why)
-        host = f"[{ip_addr}]" if ":" in ip_addr else ip_addr
-
-        def work():
-            try:
-                self._agent._call_nixl(call, f"{host}:{port}", regions)
-            except nx.NixlError as error:
-                logger.error("Cannot %s metadata at %s:%d: %s", call, host, port, error)
-
-        threading.Thread(target=work, name="nixl-metadata", daemon=True).start()
-
     def _registered(self, descs):
         with self._lock:
             found = [self._regions.get(row[:3]) for row in descs._list()]
@@ -447,19 +430,20 @@ class nixlAgent:
         return [regions[-1] for regions in found]
 
     def sendLocalMD(self, ip_addr="", port=0):
-        self._exchange("send", ip_addr, port)
+        self._exchange.call("send", ip_addr, port)
 
     def sendLocalPartialMD(
         self, descs, inc_conn_info=False, backends=(), ip_addr="", port=0, label=""
     ):
-        regions = self._registered(_list_of(nixlRegDList, descs, "sendLocalPartialMD"))
-        self._exchange("send", ip_addr, port, regions)
+        descs = _list_of(nixlRegDList, descs, "sendLocalPartialMD")
+        found = lambda: self._registered(descs)  # noqa: E731
+        self._exchange.call("send", ip_addr, port, label=label, regions=found)
 
     def fetchRemoteMD(self, remote_agent, ip_addr="", port=0, label=""):
-        self._exchange("fetch", ip_addr, port)
+        self._exchange.call("fetch", ip_addr, port, peer=_text(remote_agent), label=label)
 
     def invalidateLocalMD(self, ip_addr="", port=0):
-        self._exchange("invalidate", ip_addr, port)
+        self._exchange.call("invalidate", ip_addr, port)
 
     # --- what needs a GPU ---
 

@@ -7,6 +7,7 @@ import sys
 
 from . import _bindings as nixlBind
 from ._handles import nixl_prepped_dlist_handle, nixl_xfer_handle
+from ._lists import checked
 from .logging import get_logger
 
 logger = get_logger(__name__)
@@ -71,18 +72,21 @@ class nixl_agent:
 
     def __init__(self, agent_name, nixl_conf=None, instantiate_all=False):
         if nixl_conf is not None and instantiate_all:
-            nixl_conf.backends = []
+            instantiate_all = False
+            logger.warning("Ignoring instantiate_all: the configuration names the backends")
         conf = nixl_conf or nixl_agent_config()
         self.name = agent_name
         config = nixlBind.nixlAgentConfig()
         config.useProgThread, config.useListenThread = conf.enable_pthread, conf.enable_listen
         config.listenPort, config.captureTelemetry = conf.port, conf.capture_telemetry
-        if conf.sync_mode is not None:
-            config.syncMode = conf.sync_mode
+        unset = "STRICT" if conf.enable_listen else "NONE"
+        unset = nixl_thread_sync_t["NIXL_THREAD_SYNC_" + unset]
+        config.syncMode = unset if conf.sync_mode is None else conf.sync_mode
         self.agent = nixlBind.nixlAgent(agent_name, config)
         self.notifs = {}
         self.backends, self.backend_mems, self.backend_options = {}, {}, {}
         self.plugin_list = self.agent.getAvailPlugins()
+        self.plugin_b_options, self.plugin_mem_types = {}, {}
         self.nixl_mems = {
             "DRAM": nixlBind.DRAM_SEG,
             "VRAM": nixlBind.VRAM_SEG,
@@ -95,7 +99,8 @@ class nixl_agent:
         self.nixl_ops = {"WRITE": nixlBind.NIXL_WRITE, "READ": nixlBind.NIXL_READ}
         for backend in self.plugin_list if instantiate_all else conf.backends:
             if backend in self.plugin_list:
-                self.create_backend(backend)
+                threads = {"num_threads": str(conf.num_threads)} if conf.num_threads > 0 else {}
+                self.create_backend(backend, threads)
             else:
                 logger.warning("Skipping backend %s: there is no such plugin", backend)
         logger.info("Initialized NIXL agent: %s", agent_name)
@@ -106,16 +111,19 @@ class nixl_agent:
         return self.plugin_list
 
     def get_plugin_mem_types(self, backend):
-        return self._plugin(backend, ({}, []), "its memory types")[1]
+        self._load_plugin(backend, "its memory types")
+        return self.plugin_mem_types.get(backend, [])
 
     def get_plugin_params(self, backend):
-        return self._plugin(backend, ({}, []), "its parameters")[0]
+        self._load_plugin(backend, "its parameters")
+        return self.plugin_b_options.get(backend, {})
 
-    def _plugin(self, backend, nothing, what):
-        if backend in self.plugin_list:
-            return self.agent.getPluginParams(backend)
-        logger.warning("Plugin %s is not available: no %s", backend, what)
-        return nothing
+    def _load_plugin(self, backend, what):
+        if backend not in self.plugin_list:
+            logger.warning("Plugin %s is not available: no %s", backend, what)
+        elif backend not in self.plugin_b_options:
+            params, mems = self.agent.getPluginParams(backend)
+            self.plugin_b_options[backend], self.plugin_mem_types[backend] = params, mems
 
     def get_backend_mem_types(self, backend):
         return self._backend(self.backend_mems, backend, [])
@@ -245,10 +253,10 @@ class nixl_agent:
     def _strided(self, array, mem_type):
         from nixl_rs import Descriptors
 
-        if not self._has(mem_type):
-            return None
+        if mem_type is None:
+            raise ValueError("Please specify a mem type for strided descriptors")
         kind = "vram" if self._mem(mem_type) is nixlBind.VRAM_SEG else "dram"
-        return Descriptors(array, kind)
+        return Descriptors(checked(array, 5), kind)
 
     def make_prepped_xfer(
         self,

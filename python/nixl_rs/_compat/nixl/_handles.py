@@ -10,14 +10,13 @@ class _Handle:
     def __repr__(self):
         return f"{type(self).__name__}({hex(self._handle)}, released={self._released})"
 
-    def release(self):
-        if not self._released:
-            self._free()
-            self._released = True
-
     def __del__(self):
-        # One whose constructor failed has no agent.
-        if not getattr(self, "_released", True):
+        try:
+            released = self._released
+        except AttributeError:
+            # Its constructor failed.
+            return
+        if not released:
             self.release()
 
 
@@ -27,8 +26,10 @@ class nixl_prepped_dlist_handle(_Handle):
     __slots__ = ()
     __module__ = "nixl._api"
 
-    def _free(self):
-        self._agent.releasedDlistH(self._handle)
+    def release(self):
+        if not self._released:
+            self._agent.releasedDlistH(self._handle)
+            self._released = True
 
 
 class nixl_xfer_handle(_Handle):
@@ -37,5 +38,7 @@ class nixl_xfer_handle(_Handle):
     __slots__ = ()
     __module__ = "nixl._api"
 
-    def _free(self):
-        self._agent.releaseXferReq(self._handle)
+    def release(self):
+        if not self._released:
+            self._agent.releaseXferReq(self._handle)
+            self._released = True

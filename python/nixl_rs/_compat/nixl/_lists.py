@@ -1,5 +1,6 @@
 """Descriptor lists. Their rows stay in a native list until somebody asks for one."""
 
+import operator
 import struct
 
 from nixl_rs._native import Descriptors, _triples
@@ -7,6 +8,8 @@ from nixl_rs._native import Descriptors, _triples
 from ._enums import nixl_mem_t
 
 _SERDES = b"nixlSerDes|"
+# Rows that a list can be made of without having them.
+_MOST = 1 << 26
 
 
 def _tag(name, value):
@@ -28,11 +31,12 @@ def _is_array(value):
     return hasattr(value, "dtype") and hasattr(value, "ndim")
 
 
-def _checked(array):
-    if array.ndim != 2 or array.shape[1] != 3:
-        raise ValueError("descs must be a Nx3 numpy array")
+def checked(array, width=3):
+    """The array, if NIXL takes it as descriptors."""
+    if array.ndim != 2 or array.shape[1] != width:
+        raise ValueError(f"descs must be a Nx{width} numpy array")
     if array.dtype.kind not in "iu" or array.dtype.itemsize != 8:
-        raise ValueError("descs must be a Nx3 numpy array of uint64 or int64")
+        raise ValueError(f"descs must be a Nx{width} numpy array of uint64 or int64")
     if not array.flags.c_contiguous:
         raise ValueError("descs must be a C-contiguous numpy array")
     return array
@@ -52,12 +56,15 @@ class _List:
         elif isinstance(descs, (list, tuple)):
             self._from_rows(list(descs))
         elif isinstance(descs, int):
-            self._rows = [(0,) * 3 + (b"",) * (self._width - 3)] * (descs or init_size)
+            count = descs or init_size
+            if not 0 <= count <= _MOST:
+                raise ValueError(f"a list cannot have {count} rows")
+            self._rows = [(0,) * 3 + (b"",) * (self._width - 3)] * count
         else:
             raise TypeError("__init__(): incompatible constructor arguments: list needed")
 
     def _from_array(self, array):
-        self._made, self._rows = Descriptors(_checked(array)), None
+        self._made, self._rows = Descriptors(checked(array), self._kind_of_memory()), None
 
     def _from_rows(self, rows):
         self._rows = [self._row(row) for row in rows]
@@ -65,7 +72,14 @@ class _List:
     def _row(self, row):
         if not isinstance(row, tuple) or len(row) != self._width:
             raise ValueError(f"Each descriptor tuple must have exactly {self._width} elements")
-        return row
+        try:
+            whole = tuple(map(operator.index, row[:3]))
+        except TypeError:
+            whole = (-1,)
+        if min(whole) < 0 or max(whole) >= 1 << 64:
+            # NIXL's kind of error here.
+            raise RuntimeError(f"address, length and device are integers of 64 bits, not {row[:3]}")
+        return (*whole, *row[3:])
 
     def _list(self):
         """The rows as Python's."""
@@ -82,8 +96,12 @@ class _List:
     def _native(self):
         """The rows as the library's."""
         if self._made is None:
-            self._made = Descriptors([row[:3] for row in self._rows])
+            rows = [row[:3] for row in self._rows]
+            self._made = Descriptors(rows, self._kind_of_memory())
         return self._made
+
+    def _kind_of_memory(self):
+        return "dram" if self._mem is nixl_mem_t.DRAM_SEG else "vram"
 
     def _from_triple(self, triple):
         return triple
@@ -176,7 +194,7 @@ class nixlXferDList(_Serialized, _List):
     _kind = b"nixlBDList"
 
     def _from_rows(self, rows):
-        self._made, self._rows = _triples(rows), None
+        self._made, self._rows = _triples(rows, self._kind_of_memory()), None
         if self._made is None:
             # Says which row is wrong.
             super()._from_rows(rows)
@@ -203,6 +221,8 @@ class nixlRegDList(_Serialized, _List):
 
     def _row(self, row):
         address, length, device, meta = super()._row(row)
+        if not isinstance(meta, (str, bytes, bytearray)):
+            raise RuntimeError(f"what is said of memory is bytes, not {meta!r}")
         meta = meta.encode() if isinstance(meta, str) else bytes(meta)
         return (address, length, device, meta)
 
