@@ -127,16 +127,23 @@ def the_notification_of_a_post_replaces_that_of_the_request(w):
 def telemetry_counts_what_moved(w):
     order = np.arange(0, BLOCKS, 2)
     handle = w.agent.make_prepped_xfer("READ", w.local_side, order, w.remote_side, order)
+    unposted = name_of(w.agent.get_xfer_telemetry, handle)
+    begun = time.monotonic_ns() // 1000
     finish(w.agent, handle)
+    ended = time.monotonic_ns() // 1000
     told = w.agent.get_xfer_telemetry(handle)
     assert isinstance(told, nixlXferTelemetry)
-    assert told.startTime > 0 and told.postDuration >= 0 and told.xferDuration >= 0
+    # Microseconds of the monotonic clock.
+    assert begun <= told.startTime <= ended
+    assert 1 <= told.postDuration <= told.xferDuration <= ended - begun + 1
+    assert all(type(getattr(told, name)) is int for name in ("startTime", "xferDuration"))
     merged = w.agent.make_prepped_xfer(
         "READ", w.local_side, np.arange(BLOCKS), w.remote_side, np.arange(BLOCKS)
     )
     finish(w.agent, merged)
     all_in_one = w.agent.get_xfer_telemetry(merged)
-    return [told.totalBytes, told.descCount, all_in_one.totalBytes, all_in_one.descCount]
+    counts = [told.totalBytes, told.descCount, all_in_one.totalBytes, all_in_one.descCount]
+    return [unposted, *counts]
 
 
 @check

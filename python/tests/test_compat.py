@@ -23,21 +23,21 @@ def environment(**more):
     return {**ours, **more}
 
 
-def on_ours(*args):
-    path = [*sys.path, compat.DIRECTORY]
-    return outcome([sys.executable], args, PYTHONPATH=os.pathsep.join(filter(None, path)))
+def on_ours(*args, program=ENGINE):
+    path = os.pathsep.join(filter(None, [*sys.path, compat.DIRECTORY]))
+    return outcome([sys.executable, program], args, PYTHONPATH=path)
 
 
-def on_real(*args):
+def on_real(*args, program=ENGINE):
     if not REAL.exists():
         pytest.skip("nixl: no real NIXL below target/ucx/nixl; `cargo xtask ucx` gets it")
     # Over shared memory it does not notice the end of a peer.
-    return outcome([str(REAL)], args, UCX_TLS="tcp", PYTHONPATH="")
+    return outcome([REAL, program], args, UCX_TLS="tcp", PYTHONPATH="")
 
 
-def outcome(python, args, **more):
+def outcome(command, args, **more):
     done = subprocess.run(
-        [*python, str(ENGINE), *args],
+        [*map(str, command), *args],
         env=environment(**more),
         capture_output=True,
         text=True,
