@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use nixl_core::{
-    BackendName, ErrorKind, PathCaps, Region, Result,
+    BackendName, ErrorKind, PathCaps, PathClass, Region, Result,
     backend::{Backend, ConnectDone, Context, NixlFace, PeerAddress},
     error::fail,
     mem::Registration,
@@ -152,6 +152,7 @@ impl UcxBackend {
                 keys: self.keys.clone(),
                 version: self.library.version(),
                 connect_timeout: self.options.connect_timeout,
+                cma: self.context.has(PathClass::CrossMemory),
                 rndv_scheme: self.rndv_scheme(),
             };
             Engine::start(ctx.clone(), settings)

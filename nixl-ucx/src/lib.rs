@@ -19,6 +19,7 @@ mod paths;
 pub mod shape;
 mod ucp;
 mod wire;
+mod witness;
 
 pub use address::MAX_WORKERS;
 pub use backend::{Options, UcxBackend};

@@ -67,7 +67,13 @@ impl Engine {
         why: Error,
     ) {
         self.begin_to_close(state, conn, why, false);
-        self.cut(state, entered, conn);
+        if !conn.inner.lock().is_touched() {
+            return self.cut(state, entered, conn);
+        }
+        // Nothing more of ours: the peer may wait for that as we wait for it.
+        self.force(entered, conn);
+        self.rndv_cut(state, conn);
+        conn.imports.close();
     }
 
     /// Closes the endpoint: whatever of ours is in flight ends.
@@ -97,11 +103,12 @@ impl Engine {
     /// Forgets a connection once its endpoint is gone and its last token is out.
     pub(super) fn bid_farewell(&self, state: &mut State, conn: &Arc<Conn>) {
         {
-            let inner = conn.inner.lock();
+            let mut inner = conn.inner.lock();
             let quiet = inner.posts == 0 && inner.rndv.is_quiet();
             if !matches!(inner.stage, Stage::Closed) || !quiet {
                 return;
             }
+            (inner.witness, inner.watch) = (None, None);
         }
         if state.conns.remove(&conn.tag).is_some() {
             state.upcalls.push_back(Upcall::Over(conn.clone()));
@@ -153,14 +160,20 @@ impl Engine {
         now: Instant,
         until: Instant,
     ) -> Option<Instant> {
-        let (posts, drained, granted, said, heard) = {
-            let inner = conn.inner.lock();
+        let (posts, drained, touched, said, heard, broken) = {
+            let mut inner = conn.inner.lock();
+            let drained = inner.posts == 0 && inner.rndv.is_quiet();
+            let broken = inner.endpoint.is_none();
+            if broken && drained {
+                inner.witness = None;
+            }
             (
                 inner.posts,
-                inner.posts == 0 && inner.rndv.is_quiet(),
-                inner.granted,
+                drained,
+                inner.granted && (inner.watch.is_none() || inner.is_touched()),
                 inner.said_gone,
                 inner.heard_gone,
+                broken,
             )
         };
         if drained && !said {
@@ -169,7 +182,7 @@ impl Engine {
         }
         let sent = drained && said && !conn.has_frames() && conn.tally.parcels() == 0;
         let late = now >= until;
-        if (sent && heard) || (late && !granted) {
+        if (sent && heard) || ((late || broken) && !touched) {
             self.cut(state, entered, conn);
             return None;
         }
@@ -177,7 +190,7 @@ impl Engine {
             // Our own operations end; the peer may still say that it is through.
             self.force(entered, conn);
         }
-        // A peer that holds a key and does not answer is waited for: it says so, or dies.
+        // A peer that holds a key and does not answer is waited for: it says so, lets go, or dies.
         let pause = if late { LINGER } else { SOON };
         Some(now + pause)
     }

@@ -23,6 +23,7 @@ use crate::{
     imports::Imports,
     ucp::{Endpoint, Lanes, Tally},
     wire::{Kind, Token},
+    witness::{Watch, Witness},
 };
 
 /// Longest message: core's longest notification and its envelope.
@@ -83,6 +84,10 @@ pub(super) struct Inner {
     pub(super) posts: usize,
     /// The peer got a key to memory of ours, so it may have operations on it in flight.
     pub(super) granted: bool,
+    /// Says that we may touch its memory by CMA.
+    pub(super) witness: Option<Witness>,
+    /// Sees whether it may touch ours; from the first grant on, where it says so.
+    pub(super) watch: Option<Watch>,
     /// It was told that nothing of ours is in flight any more.
     pub(super) said_gone: bool,
     /// It said so.
@@ -150,6 +155,8 @@ impl Conn {
                 rndv: rndv::Side::default(),
                 posts: 0,
                 granted: false,
+                witness: None,
+                watch: None,
                 said_gone: false,
                 heard_gone: false,
             }),
@@ -221,6 +228,11 @@ impl Conn {
 }
 
 impl Inner {
+    /// The peer may still touch memory of ours by CMA, with or without a connection.
+    pub(super) fn is_touched(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_held)
+    }
+
     /// Takes a frame in; [`Inner::due`] gives out what is in order.
     ///
     /// Errors: `PeerMisbehaved` for a number that was there, and for too many out of order.

@@ -19,6 +19,7 @@ use crate::{
     fault::{gone, misbehaved},
     ucp::{Endpoint, Entered, Way},
     wire::{Finish, Head, Kind, Shake, Token, decode_error},
+    witness::Witness,
 };
 
 /// What one side's name for the connection is derived with.
@@ -198,12 +199,22 @@ impl Engine {
         };
         let mine = name(&key, TO_CLIENT);
         inner.to = name(&key, TO_SERVER);
+        inner.witness = self.witness(&inner.to)?;
         inner.mine.push(mine);
         state.tokens.insert(mine, conn.tag);
         match &inner.endpoint {
             Some(endpoint) => self.shout(entered, endpoint, &head, finish.encode()),
             None => Ok(()),
         }
+    }
+
+    /// Says, where UCX may use CMA, that we may touch the peer's memory.
+    fn witness(&self, to: &Token) -> Result<Option<Witness>> {
+        let witness = self.settings.cma.then(|| Witness::new(to)).transpose();
+        witness.map_err(|e| {
+            let why = format!("cannot make the socket that says who may use CMA: {e}");
+            fail(ErrorKind::Exhausted, why)
+        })
     }
 
     /// Server: the client proved who it is. From here on there is an endpoint to it.
@@ -223,6 +234,14 @@ impl Engine {
                 return tracing::warn!(peer = peer.name, %why, "cannot connect back over UCX");
             }
         };
+        let to = name(&key, TO_CLIENT);
+        let witness = match self.witness(&to) {
+            Ok(witness) => witness,
+            Err(why) => {
+                entered.close(endpoint);
+                return tracing::warn!(peer = peer.name, %why, "cannot connect back over UCX");
+            }
+        };
         let lanes = entered.lanes(&endpoint);
         let named = peer.name.clone();
         let Some(conn) = self.adopt(state, named, Whose::Ours, endpoint, Stage::Open) else {
@@ -232,7 +251,8 @@ impl Engine {
         let mine = name(&key, TO_SERVER);
         {
             let mut inner = conn.inner.lock();
-            inner.to = name(&key, TO_CLIENT);
+            inner.to = to;
+            inner.witness = witness;
             inner.mine.push(mine);
         }
         state.tokens.insert(mine, conn.tag);

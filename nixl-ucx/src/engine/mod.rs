@@ -131,6 +131,8 @@ pub(crate) struct Settings {
     pub(crate) keys: Arc<Keys>,
     pub(crate) version: Version,
     pub(crate) connect_timeout: Duration,
+    /// UCX may use CMA.
+    pub(crate) cma: bool,
     /// The scheme of rendezvous that UCX was told to use.
     pub(crate) rndv_scheme: String,
 }

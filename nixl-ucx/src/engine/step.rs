@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use nixl_core::{Error, Result, backend::Endpoint as _, error::fail, mem::Access};
+use nixl_core::{Error, PathClass, Result, backend::Endpoint as _, error::fail, mem::Access};
 
 use super::{
     Caller, Conn, Engine, MESSAGES, Order, State, Stepped, Upcall, close::as_end, conn::Whose,
@@ -14,11 +14,12 @@ use super::{
 };
 use crate::{
     endpoint::UcxEndpoint,
-    fault::{gone, misbehaved},
+    fault::{gone, misbehaved, unsupported},
     imports::Grant as Key,
     shape,
     ucp::{Entered, Status},
     wire::{Grant, Head, Import, Kind, decode_error, decode_refusal, encode_refusal},
+    witness::Watch,
 };
 
 /// Orders and calls of `ucp_worker_progress` in one step.
@@ -292,7 +293,7 @@ impl Engine {
             match kind {
                 Kind::Welcome => self.welcomed(state, entered, conn)?,
                 Kind::Message => state.upcalls.push_back(Upcall::Message(conn.clone(), body)),
-                Kind::Import => self.serve(state, conn, &Import::decode(&body)?),
+                Kind::Import => self.serve(state, entered, conn, &Import::decode(&body)?),
                 Kind::Grant => self.granted(state, entered, conn, &body)?,
                 Kind::Refuse => {
                     let (id, why) = decode_refusal(&body)?;
@@ -319,9 +320,10 @@ impl Engine {
     }
 
     /// Answers a peer that wants to use one of our regions.
-    fn serve(&self, state: &mut State, conn: &Arc<Conn>, import: &Import) {
+    fn serve(&self, state: &mut State, entered: &Entered<'_>, conn: &Arc<Conn>, import: &Import) {
         let Import { id, key, addr, len } = *import;
-        let granted = self.ctx.resolve(&key, addr, len, Access::Read);
+        let granted = self.watch(entered, conn);
+        let granted = granted.and_then(|()| self.ctx.resolve(&key, addr, len, Access::Read));
         let granted = granted.and_then(|pin| {
             let key = self.keys().get(pin.id()).map_err(as_ours)?;
             let writable = pin.is_writable();
@@ -338,6 +340,32 @@ impl Engine {
                 self.frame(state, conn, Kind::Refuse, refusal.into());
             }
         }
+    }
+
+    /// Sees from now on whether the peer may touch our memory by CMA.
+    ///
+    /// Errors: `Unsupported` for a peer that may and cannot be seen.
+    fn watch(&self, entered: &Entered<'_>, conn: &Conn) -> Result<()> {
+        let mut inner = conn.inner.lock();
+        let (None, true, Some(name)) = (&inner.watch, self.settings.cma, inner.mine.last()) else {
+            return Ok(());
+        };
+        let found = Watch::new(name);
+        let by_cma = |endpoint| entered.lanes(endpoint).class() == PathClass::CrossMemory;
+        if matches!(found, Ok(None)) && !inner.endpoint.as_ref().is_some_and(by_cma) {
+            return Ok(());
+        }
+        let why = match found {
+            Ok(Some(watch)) => {
+                inner.watch = Some(watch);
+                return Ok(());
+            }
+            Ok(None) => "it is in another network namespace".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        Err(unsupported(format!(
+            "UCX would use CMA, and when the peer is through with the memory could not be seen: {why}"
+        )))
     }
 
     fn granted(

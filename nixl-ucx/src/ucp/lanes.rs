@@ -182,6 +182,13 @@ impl Context {
             |stream| unsafe { (self.api().fns().ucp_context_print_info)(self.raw(), stream) };
         parse_resources(&printed(print))
     }
+
+    /// Whether one of them is of `class`.
+    pub(crate) fn has(&self, class: PathClass) -> bool {
+        let all = self.resources();
+        all.iter()
+            .any(|(transport, _)| class_of(transport) == class)
+    }
 }
 
 impl Entered<'_> {

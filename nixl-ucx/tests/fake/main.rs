@@ -6,6 +6,7 @@ mod faults;
 mod held;
 mod memory;
 mod ucp;
+mod witness;
 mod world;
 
 use nixl_ucx::{

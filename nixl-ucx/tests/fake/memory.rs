@@ -63,14 +63,18 @@ fn print(stream: *mut libc::FILE, text: &std::ffi::CStr) {
 }
 
 pub(crate) unsafe extern "C" fn ucp_context_print_info(_: ucp_context_h, stream: *mut libc::FILE) {
-    print(
-        stream,
-        c"#  resource 0  :  md 0  dev 0  flags -- rc_fake/fake0:1\n",
-    );
+    let text = match with(|world| world.cma) {
+        true => c"#  resource 0  :  md 0  dev 0  flags -- cma/memory\n",
+        false => c"#  resource 0  :  md 0  dev 0  flags -- rc_fake/fake0:1\n",
+    };
+    print(stream, text);
 }
 
 pub(crate) unsafe extern "C" fn ucp_ep_print_info(_: ucp_ep_h, stream: *mut libc::FILE) {
-    let text = c"#  lane[0]:  0:rc_fake/fake0:1.0 md[0] -> md[0]/ib/sysdev[255] rma_bw#0 am\n";
+    let text = match with(|world| world.cma) {
+        true => c"#  lane[0]:  0:cma/memory.0 md[0] -> md[0]/cma/sysdev[255] rma_bw#0 am\n",
+        false => c"#  lane[0]:  0:rc_fake/fake0:1.0 md[0] -> md[0]/ib/sysdev[255] rma_bw#0 am\n",
+    };
     print(stream, text);
 }
 

@@ -99,6 +99,8 @@ pub(crate) struct Endpoint {
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) faults: Faults,
+    /// There is CMA in place of RDMA.
+    pub(crate) cma: bool,
     next: usize,
     pub(crate) workers: HashMap<usize, Worker>,
     pub(crate) endpoints: HashMap<usize, Endpoint>,
