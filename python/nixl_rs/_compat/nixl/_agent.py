@@ -77,11 +77,20 @@ class nixlXferTelemetry:
 
 
 def _text(name):
-    return name.decode() if isinstance(name, (bytes, bytearray)) else name
+    """An agent's name. Nobody has one that is no UTF-8."""
+    if isinstance(name, (bytes, bytearray)):
+        return name.decode(errors="replace")
+    _bytes(name)
+    if not isinstance(name, str):
+        raise TypeError(f"incompatible function arguments: {name!r} is no agent's name")
+    return name
 
 
 def _bytes(value):
-    return value.encode() if isinstance(value, str) else value
+    try:
+        return value.encode() if isinstance(value, str) else value
+    except UnicodeEncodeError as error:
+        raise TypeError(f"incompatible function arguments: {error}") from error
 
 
 def _list_of(kind, value, call):
@@ -103,7 +112,7 @@ def _indices(value):
         return value
     if value.ndim != 1:
         raise ValueError("indices numpy array must be 1D")
-    if value.dtype.kind not in "iu":
+    if value.dtype.kind not in "iu" or not value.dtype.isnative:
         value = value.astype("int64")
     return value if value.flags.c_contiguous else value.copy()
 
@@ -123,6 +132,8 @@ class nixlAgent:
     def __init__(self, name, config):
         if not name:
             raise ValueError("Agent needs a non-empty name")
+        if isinstance(name, (bytes, bytearray)):
+            name = name.decode()
         settings = {"foreign_metadata": "accept", "deadline_ms": _DEADLINE_MS}
         for key in list(settings):
             if "NIXL_RS_AGENT_" + key.upper() in os.environ:
@@ -259,6 +270,8 @@ class nixlAgent:
             raise errors.new(errors.nixlInvalidParamError, "no such list on that side")
         read, merges = operation is _READ, not skip_desc_merg
         here, there, agent = local_indices, remote_indices, self._agent
+        if here is None or there is None:
+            raise RuntimeError("Unable to cast None to a list of indices")
         try:
             try:
                 made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
@@ -268,6 +281,9 @@ class nixlAgent:
                 made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
+        except (TypeError, OverflowError) as error:
+            # pybind11's kind of error for a list whose items are of the wrong type.
+            raise RuntimeError(f"Unable to cast: {error}") from error
         number = next(self._numbers)
         self._transfers[number] = made
         return number
@@ -306,7 +322,10 @@ class nixlAgent:
 
     def getXferStatus(self, reqh):
         transfer = self._transfers.get(reqh) or self._transfer(reqh)
-        code = transfer.code()
+        try:
+            code = transfer.code()
+        except nx.NixlError as error:
+            raise errors.of(error) from error
         if code == 0:
             return _SUCCESS
         return self._status(transfer, code)
@@ -335,7 +354,7 @@ class nixlAgent:
         transfer = self._transfer(reqh)
         if not self._telemetry:
             raise errors.new(errors.nixlNoTelemetryError, "telemetry is not captured")
-        told = transfer.telemetry()
+        told = self._call(transfer.telemetry)
         if told is None:
             raise errors.new(errors.nixlNotPostedError, "the transfer is not complete")
         made = nixlXferTelemetry()
@@ -365,7 +384,10 @@ class nixlAgent:
     # --- notifications ---
 
     def getNotifs(self, notif_map, backends=()):
-        return self._take(notif_map)
+        try:
+            return self._take(notif_map)
+        except nx.NixlError as error:
+            raise errors.of(error) from error
 
     def genNotif(self, remote_agent, msg, backends=()):
         _handles(backends, "genNotif")
