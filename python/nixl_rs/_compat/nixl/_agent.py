@@ -4,12 +4,11 @@ The one backend is called UCX, as engines ask for, and means the best path that 
 """
 
 import datetime
-import itertools
 import os
 import threading
 
 import nixl_rs as nx
-from nixl_rs._native import _transfer
+from nixl_rs._native import _Calls, _transfer
 
 from . import _errors as errors
 from ._enums import nixl_mem_t, nixl_status_t, nixl_thread_sync_t, nixl_xfer_op_t
@@ -124,7 +123,7 @@ def _wants_telemetry(config):
     return bool(config.captureTelemetry)
 
 
-class nixlAgent:
+class nixlAgent(_Calls):
     """An agent. Handles of transfers and prepared lists are numbers."""
 
     __module__ = "nixl._bindings"
@@ -156,8 +155,7 @@ class nixlAgent:
         self._created = {}
         self._regions = {}
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
-        self._lists, self._transfers = {}, {}
+        self._know(self._agent, _READ, _SUCCESS)
         # Peers whose end a transfer has met: NIXL refuses notifications to them from then on.
         self._gone = set()
 
@@ -246,7 +244,7 @@ class nixlAgent:
             made = self._call(self._agent.prepare_local, blocks)
         else:
             made = self._call(self._agent.prepare_remote, name, blocks)
-        number = next(self._numbers)
+        number = self._number()
         self._lists[number] = made
         return number
 
@@ -254,37 +252,28 @@ class nixlAgent:
         self._lists.pop(handle, None)
         return _SUCCESS
 
-    def makeXferReq(
-        self,
-        operation,
-        local_side,
-        local_indices,
-        remote_side,
-        remote_indices,
-        notif_msg="",
-        backend=(),
-        skip_desc_merg=False,
-    ):
+    def _make(self, operation, local_side, local_indices, remote_side, remote_indices, notif, merges):
+        """What makeXferReq does where something is out of the ordinary."""
         local, remote = self._lists.get(local_side), self._lists.get(remote_side)
         if type(local) is not _LOCAL or type(remote) is not _REMOTE:
             raise errors.new(errors.nixlInvalidParamError, "no such list on that side")
-        read, merges = operation is _READ, not skip_desc_merg
-        here, there, agent = local_indices, remote_indices, self._agent
+        read, agent = operation is _READ, self._agent
+        here, there = local_indices, remote_indices
         if here is None or there is None:
             raise RuntimeError("Unable to cast None to a list of indices")
         try:
             try:
-                made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
+                made = _transfer(agent, read, local, here, remote, there, notif, merges)
             except nx.ApiMisuseError:
                 # Arrays that the library does not take, and NIXL does.
                 here, there = _indices(here), _indices(there)
-                made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
+                made = _transfer(agent, read, local, here, remote, there, notif, merges)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
         except (TypeError, OverflowError) as error:
             # pybind11's kind of error for a list whose items are of the wrong type.
             raise RuntimeError(f"Unable to cast: {error}") from error
-        number = next(self._numbers)
+        number = self._number()
         self._transfers[number] = made
         return number
 
@@ -300,7 +289,7 @@ class nixlAgent:
             made = _transfer(agent, read, here, None, there, None, notif_msg, False)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
-        number = next(self._numbers)
+        number = self._number()
         self._transfers[number] = made
         return number
 
@@ -374,12 +363,6 @@ class nixlAgent:
     def queryXferBackend(self, reqh):
         self._transfer(reqh)
         return 1
-
-    def releaseXferReq(self, reqh):
-        # One that is active is cancelled, and its memory kept until nothing touches it.
-        if self._transfers.pop(reqh, None) is None:
-            raise errors.new(errors.nixlInvalidParamError, "no such transfer")
-        return _SUCCESS
 
     # --- notifications ---
 
