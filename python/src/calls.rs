@@ -91,7 +91,8 @@ impl Calls {
         if let Some(number) = slf.get().made(operation, sides, notif_msg, merges) {
             return Ok(number.into_pyobject(py)?.into_any().unbind());
         }
-        let _ = backend; // There is one.
+        // There is one backend, whichever list of them is given.
+        let _ = backend;
         let [local_side, local_indices, remote_side, remote_indices] = sides;
         let long = intern!(py, "_make");
         let given = (

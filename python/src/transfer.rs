@@ -149,7 +149,7 @@ impl Transfer {
 
     /// Start, time of the post and of the whole in microseconds, bytes and blocks; `None` unless
     /// it is done.
-    fn telemetry(&self, py: Python<'_>) -> PyResult<Option<(u64, u64, u64, u64, u64)>> {
+    fn telemetry(&self, py: Python<'_>) -> PyResult<Option<[u64; 5]>> {
         let request = self.request.get().or_raise(py)?;
         let done = matches!(request.status(), Status::Done);
         let Some(receipt) = request.receipt().filter(|_| done) else {
@@ -165,7 +165,7 @@ impl Transfer {
         let post = micros(receipt.post_time).max(1);
         let whole = micros(receipt.total_time).max(post);
         let started = self.started.load(Ordering::Relaxed);
-        Ok(Some((started, post, whole, plan.bytes(), blocks)))
+        Ok(Some([started, post, whole, plan.bytes(), blocks]))
     }
 
     /// The peer's name.
