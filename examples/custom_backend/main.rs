@@ -71,6 +71,7 @@ const CAPS: PathCaps = PathCaps {
     target_must_progress: false,
     // The target's key is looked up for each piece.
     revocation: Revocation::Fenced,
+    hazard: None,
     cost: Cost {
         latency_ns: 5_000,
         per_desc_ns: 200,

@@ -126,6 +126,9 @@ pub struct PathCaps {
     pub target_must_progress: bool,
     /// How memory is withdrawn.
     pub revocation: Revocation,
+    /// What using it may break. With our own peers such a path is used only if the policy names it;
+    /// with NIXL's there may be no other.
+    pub hazard: Option<&'static str>,
     /// Advertised cost; measurements replace it.
     pub cost: Cost,
 }

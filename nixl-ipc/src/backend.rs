@@ -93,6 +93,7 @@ fn path(path: PathName, class: PathClass, reach: Reach, cost: Cost) -> PathCaps 
         needs_shareable: false,
         target_must_progress: false,
         revocation: Revocation::Cooperative,
+        hazard: None,
         cost,
     }
 }

@@ -83,6 +83,7 @@ fn caps() -> PathCaps {
         needs_shareable: false,
         target_must_progress: true,
         revocation: Revocation::Fenced,
+        hazard: None,
         // Four streams over loopback; measurements replace it (docs/performance.md).
         cost: Cost {
             latency_ns: 15_000,

@@ -74,6 +74,11 @@ fn cost(way: Way, class: PathClass) -> Cost {
     }
 }
 
+/// The handlers by which UCX emulates a get or a put do not expect that the peer is gone when they
+/// answer (docs/ucx.md, What UCX breaks).
+const ABORTS: &str =
+    "UCX emulates it, and ends the target's process when the initiator dies amid it";
+
 fn caps(path: PathName, way: Way, class: PathClass) -> PathCaps {
     PathCaps {
         path,
@@ -90,6 +95,7 @@ fn caps(path: PathName, way: Way, class: PathClass) -> PathCaps {
         // Connecting needs it on every path, and emulated operations do on most.
         target_must_progress: true,
         revocation: Revocation::Cooperative,
+        hazard: None,
         cost: cost(way, class),
     }
 }
@@ -112,12 +118,19 @@ fn offered(transports: &[&str], mode: Mode, cma: bool) -> Vec<PathCaps> {
         (Way::Rendezvous, Mode::Rendezvous) => true,
         (Way::Rendezvous, Mode::Auto) => emulated(class),
     };
+    let hazard = |way, class| {
+        let risky = mode == Mode::Auto && way == Way::Rma && emulated(class);
+        risky.then_some(ABORTS)
+    };
     let there = |class| of(class).next().is_some();
     let found = ALL
         .iter()
         .filter(|(_, way, class)| there(*class) && wanted(*way, *class));
     found
-        .map(|(path, way, class)| caps(path, *way, *class))
+        .map(|(path, way, class)| PathCaps {
+            hazard: hazard(*way, *class),
+            ..caps(path, *way, *class)
+        })
         .collect()
 }
 
@@ -162,6 +175,19 @@ mod tests {
         assert_eq!(names(&local, Mode::Auto, false), [TCP, RNDV_CMA, RNDV_TCP]);
         assert_eq!(names(&["rc_mlx5", "ud_mlx5"], Mode::Auto, true), [RDMA]);
         assert_eq!(names(&["ud_verbs"], Mode::Auto, true), [RDMA, RNDV]);
+    }
+
+    #[test]
+    fn one_sided_operations_that_may_be_emulated_are_a_hazard_unless_insisted_on() {
+        let risky = |transports: &[&str], mode| {
+            let found = offered(transports, mode, true);
+            let risky = found.iter().filter(|caps| caps.hazard.is_some());
+            risky.map(|caps| caps.path).collect::<Vec<_>>()
+        };
+        let all = ["tcp", "cma", "rc_verbs"];
+        assert_eq!(risky(&all, Mode::Auto), [TCP]);
+        assert_eq!(risky(&["ud_verbs", "tcp"], Mode::Auto), [RDMA, TCP]);
+        assert!(risky(&all, Mode::Rma).is_empty());
     }
 
     #[test]

@@ -23,6 +23,9 @@ use crate::{
     prepared::{PreparedLocal, PreparedRemote},
 };
 
+/// Start, time of the post and of the whole in microseconds, bytes and blocks.
+type Telemetry = (u64, u64, u64, u64, u64);
+
 /// A transfer of prepared blocks.
 #[pyclass(module = "nixl_rs", name = "_Transfer", frozen)]
 pub(crate) struct Transfer {
@@ -147,9 +150,8 @@ impl Transfer {
         request.wait(Duration::ZERO).or_raise(py)
     }
 
-    /// Start, time of the post and of the whole in microseconds, bytes and blocks; `None` unless
-    /// it is done.
-    fn telemetry(&self, py: Python<'_>) -> PyResult<Option<[u64; 5]>> {
+    /// `None` unless it is done.
+    fn telemetry(&self, py: Python<'_>) -> PyResult<Option<Telemetry>> {
         let request = self.request.get().or_raise(py)?;
         let done = matches!(request.status(), Status::Done);
         let Some(receipt) = request.receipt().filter(|_| done) else {
@@ -165,7 +167,7 @@ impl Transfer {
         let post = micros(receipt.post_time).max(1);
         let whole = micros(receipt.total_time).max(post);
         let started = self.started.load(Ordering::Relaxed);
-        Ok(Some([started, post, whole, plan.bytes(), blocks]))
+        Ok(Some((started, post, whole, plan.bytes(), blocks)))
     }
 
     /// The peer's name.

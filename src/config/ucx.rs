@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 #[cfg(feature = "ucx")]
 use super::misuse;
 #[cfg(feature = "ucx")]
-use nixl_core::{PathClass, Result, negotiate::Mode};
+use nixl_core::{ForeignMetadata, PathClass, Result, negotiate::Mode};
 #[cfg(feature = "ucx")]
 use nixl_ucx::{MAX_WORKERS, Options, UcxBackend, config::UcxConfig, detect::Machine};
 
@@ -132,17 +132,11 @@ impl UcxSection {
 
 #[cfg(feature = "ucx")]
 impl super::Config {
-    /// The UCX backend, where it is asked for by name, or may be used and there is RDMA: for
-    /// everything else there are better ones, and loading UCX has its price.
+    /// The UCX backend, where it is wanted.
     ///
     /// Errors: why UCX cannot be used, where the configuration insists on it.
     pub(super) fn ucx_backend(&self) -> Result<Option<UcxBackend>> {
-        let is_ucx = |name: &String| name == "ucx" || name.starts_with("ucx_");
-        let policy = &self.policy;
-        let insisted = self.backends.iter().chain(&policy.only).any(is_ucx);
-        let named = insisted || policy.prefer.iter().any(is_ucx);
-        let listed = self.backends.is_empty() || self.backends.iter().any(is_ucx);
-        if !listed || !(named || has_rdma()) {
+        if !self.wants_ucx(has_rdma) {
             return Ok(None);
         }
         let options = Options {
@@ -151,13 +145,31 @@ impl super::Config {
         };
         match UcxBackend::open(&self.ucx_config()?, options) {
             Ok(backend) => Ok(Some(backend)),
-            Err(why) if insisted => Err(why),
+            Err(why) if self.insists_on_ucx() => Err(why),
             Err(why) => {
                 tracing::warn!(%why, "going on without UCX");
                 Ok(None)
             }
         }
     }
+
+    /// Where it is asked for by name, or may be used and there is RDMA, or NIXL's agents are
+    /// accepted: for everything else there are better ones, and loading UCX has its price.
+    fn wants_ucx(&self, has_rdma: impl Fn() -> bool) -> bool {
+        let listed = self.backends.is_empty() || self.backends.iter().any(is_ucx);
+        let named = self.insists_on_ucx() || self.policy.prefer.iter().any(is_ucx);
+        let foreign = || self.agent.foreign_metadata.parse() == Ok(ForeignMetadata::Accept);
+        listed && (named || foreign() || has_rdma())
+    }
+
+    fn insists_on_ucx(&self) -> bool {
+        self.backends.iter().chain(&self.policy.only).any(is_ucx)
+    }
+}
+
+#[cfg(feature = "ucx")]
+fn is_ucx(name: &String) -> bool {
+    name == "ucx" || name.starts_with("ucx_")
 }
 
 #[cfg(feature = "ucx")]
@@ -254,6 +266,26 @@ mod tests {
                 .get("RNDV_THRESH"),
             Some("inf")
         );
+    }
+
+    #[test]
+    fn ucx_is_used_for_rdma_for_nixls_agents_or_by_name() {
+        for (text, rdma, wanted) in [
+            ("", false, false),
+            ("", true, true),
+            ("backends = [\"tcp\"]", true, false),
+            ("backends = [\"ucx\"]", false, true),
+            ("[policy]\nprefer = [\"ucx_cma\"]", false, true),
+            ("[agent]\nforeign_metadata = \"accept\"", false, true),
+            (
+                "backends = [\"tcp\"]\n[agent]\nforeign_metadata = \"accept\"",
+                true,
+                false,
+            ),
+        ] {
+            let config = Config::from_toml(text).unwrap();
+            assert_eq!(config.wants_ucx(|| rdma), wanted, "{text} {rdma}");
+        }
     }
 
     #[test]

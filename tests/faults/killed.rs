@@ -12,12 +12,12 @@ use crate::{
     },
 };
 
-over!(tcp, shm, cma, ucx_tcp, ucx_cma:
+over!(tcp, shm, cma, ucx_tcp, ucx_rndv_tcp, ucx_cma:
     target_before, target_during_read, target_during_write, target_after,
-    initiator_before, initiator_during_read, initiator_after,
+    initiator_before, initiator_after,
 );
 // Over ucx_tcp UCX itself ends the target (docs/ucx.md, What UCX breaks).
-over!(tcp, shm, cma, ucx_cma: initiator_during_write);
+over!(tcp, shm, cma, ucx_rndv_tcp, ucx_cma: initiator_during_read, initiator_during_write);
 
 /// Moves everything once and checks every byte on both sides.
 fn works(op: Op, near: &Agent, path: &str, target: &mut Process, name: &str, there: u64) {

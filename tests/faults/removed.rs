@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-over!(tcp, shm, cma, ucx_tcp, ucx_cma:
+over!(tcp, shm, cma, ucx_tcp, ucx_rndv_tcp, ucx_cma:
     peer_amid_read, peer_amid_write, cancelled_amid_read, cancelled_amid_write,
     notifications_of_a_peer_loaded_again,
 );

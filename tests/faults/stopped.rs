@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-over!(tcp, ucx_tcp: ends_at_its_deadline, goes_on_before_its_deadline);
+over!(tcp, ucx_tcp, ucx_rndv_tcp: ends_at_its_deadline, goes_on_before_its_deadline);
 over!(shm, cma: moves_bytes_without_the_target);
 
 const OPS: [Op; 2] = [Op::Read, Op::Write];

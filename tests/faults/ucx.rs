@@ -36,7 +36,7 @@ pub(crate) fn configure(section: &mut UcxSection, path: &str) {
 
 fn transports(path: &str) -> Option<&'static str> {
     match path {
-        "ucx_tcp" | "ucx_or_tcp" => Some("tcp"),
+        "ucx_tcp" | "ucx_rndv_tcp" | "ucx_or_tcp" => Some("tcp"),
         "ucx" => Some("rc_v,ud_v"),
         "ucx_cma" => Some("cma,tcp"),
         _ => None,

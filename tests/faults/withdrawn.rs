@@ -10,7 +10,7 @@ use crate::{
     world::{LONG, Memory, SOON, agent, check_partial, image, moved},
 };
 
-over!(tcp, shm, cma, ucx_tcp, ucx_cma: amid_writes, amid_reads, below_a_stopped_writer, below_a_writer_killed_while_stopped);
+over!(tcp, shm, cma, ucx_tcp, ucx_rndv_tcp, ucx_cma: amid_writes, amid_reads, below_a_stopped_writer, below_a_writer_killed_while_stopped);
 
 /// How long the writer's attempts are watched.
 const WATCH: Duration = Duration::from_millis(200);

@@ -27,7 +27,7 @@ pub(crate) fn config(path: &str) -> Config {
     config.tcp.bind = std::env::var(BIND).unwrap_or("127.0.0.1".to_owned());
     let backend = match path {
         "tcp" => "tcp",
-        "ucx_tcp" | "ucx_cma" | "ucx" | "ucx_or_tcp" => "ucx",
+        "ucx_tcp" | "ucx_rndv_tcp" | "ucx_cma" | "ucx" | "ucx_or_tcp" => "ucx",
         _ => "ipc",
     };
     config.backends = vec![backend.to_owned()];

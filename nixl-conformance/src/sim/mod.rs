@@ -104,6 +104,7 @@ impl SimBackend {
             needs_shareable: config.needs_shareable,
             target_must_progress: false,
             revocation: config.revocation,
+            hazard: None,
             cost: config.cost,
         }];
         Self {

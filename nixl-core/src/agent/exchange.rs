@@ -168,7 +168,8 @@ impl Agent {
         fail(
             ErrorKind::Unsupported,
             format!(
-                "no common backend (peer: {theirs}; here: {})",
+                "no common backend (peer: {theirs}; here: {}); give this agent one of the peer's, \
+                 the log says why one did not load",
                 ours.join(", ")
             ),
         )

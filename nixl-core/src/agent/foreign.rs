@@ -85,26 +85,25 @@ impl Agent {
     }
 
     fn check_welcome(&self, foreign: &Foreign) -> Result<()> {
-        let faces = &self.shared.faces;
-        let has = |name: &str| faces.iter().any(|(_, face)| face.name == name);
-        let theirs: Vec<_> = names(&foreign.nixl).collect();
-        let common = theirs.is_empty() || theirs.iter().any(|name| has(name));
-        if faces.is_empty() || !common {
-            let theirs = match &theirs[..] {
-                [] => "none named".to_owned(),
-                names => names.join(", "),
-            };
-            return Err(self.no_common_backend(&foreign.name, &theirs));
-        }
-        match self.shared.config.foreign_metadata {
-            ForeignMetadata::Accept => Ok(()),
-            ForeignMetadata::Refuse => Err(fail(
+        if self.shared.config.foreign_metadata == ForeignMetadata::Refuse {
+            return Err(fail(
                 ErrorKind::NotAllowed,
                 "this is metadata of a NIXL agent, which proves nothing about its sender; set \
                  foreign_metadata to accept if you vouch for where it comes from",
             )
-            .with_peer(&foreign.name)),
+            .with_peer(&foreign.name));
         }
+        let faces = &self.shared.faces;
+        let has = |name: &str| faces.iter().any(|(_, face)| face.name == name);
+        let theirs: Vec<_> = names(&foreign.nixl).collect();
+        if !faces.is_empty() && (theirs.is_empty() || theirs.iter().any(|name| has(name))) {
+            return Ok(());
+        }
+        let theirs = match &theirs[..] {
+            [] => "none named".to_owned(),
+            names => names.join(", "),
+        };
+        Err(self.no_common_backend(&foreign.name, &theirs))
     }
 
     fn foreign_peer(&self, foreign: &Foreign, generation: Generation) -> Result<Arc<Peer>> {

@@ -164,7 +164,11 @@ fn suits(
     if policy.refuse_idle_targets && caps.target_must_progress && !peer.progresses {
         return Err(Reject::TargetIdle);
     }
-    policy.allows(caps).map_err(Reject::Policy)
+    policy.allows(caps).map_err(Reject::Policy)?;
+    match caps.hazard {
+        Some(what) if !peer.foreign && !policy.names(caps.path) => Err(Reject::Hazard(what)),
+        _ => Ok(()),
+    }
 }
 
 /// What should work between these two and does not; whether the path is proven already.

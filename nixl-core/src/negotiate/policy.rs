@@ -145,6 +145,11 @@ impl Policy {
         }
     }
 
+    /// Whether the user asks for this very path, not just for its backend.
+    pub(super) fn names(&self, path: PathName) -> bool {
+        self.only.iter().chain(&self.prefer).any(|n| n == path)
+    }
+
     /// Place in the list of preferences; everything else comes after them.
     pub(super) fn preference(&self, path: PathName, backend: BackendName) -> usize {
         names(&self.prefer, path, backend).unwrap_or(self.prefer.len())

@@ -51,6 +51,8 @@ pub enum Reject {
     TargetIdle,
     /// The policy rules it out.
     Policy(PolicyRule),
+    /// Using it may break something, and the policy does not name it.
+    Hazard(&'static str),
     /// No wire version in common.
     WireVersion {
         /// Versions spoken here.
@@ -88,6 +90,7 @@ impl Reject {
             Self::NotShareable => "not_shareable",
             Self::TargetIdle => "target_idle",
             Self::Policy(_) => "policy",
+            Self::Hazard(_) => "hazard",
             Self::WireVersion { .. } => "wire_version",
             Self::ConnectFailed { .. } => "connect_failed",
             Self::ProbeFailed { .. } => "probe_failed",
@@ -161,6 +164,10 @@ impl fmt::Display for Reject {
                  allow idle targets in the policy",
             ),
             Self::Policy(rule) => rule.fmt(f),
+            Self::Hazard(what) => write!(
+                f,
+                "{what}; name it in `only` or `prefer` to use it all the same"
+            ),
             Self::WireVersion { mine, theirs } => write!(
                 f,
                 "no wire version in common (here {}-{}, peer {}-{}); update the older one",

@@ -28,6 +28,7 @@ fn caps(
         needs_shareable: path == "shm",
         target_must_progress: path == "tcp",
         revocation: Revocation::Cooperative,
+        hazard: None,
         cost: Cost {
             latency_ns: if path == "tcp" { 20_000 } else { 1_000 },
             per_desc_ns: 100,
@@ -264,6 +265,20 @@ fn a_peer_without_threads_is_refused_only_on_request() {
         ["shm", "cma", "tcp"],
         "only the target counts"
     );
+}
+
+#[test]
+fn a_hazard_is_taken_only_by_name_or_with_an_agent_that_has_nothing_else() {
+    let mut case = Case::new();
+    let tcp = case.paths.iter_mut().find(|c| c.path == "tcp").unwrap();
+    tcp.hazard = Some("it may break");
+    assert_eq!(case.order(), ["shm", "cma"]);
+    assert_eq!(case.why("tcp"), Reject::Hazard("it may break"));
+    case.policy.prefer = vec!["tcp".into()];
+    assert_eq!(case.order(), ["tcp", "shm", "cma"]);
+    case.policy = Policy::default();
+    case.peer.foreign = true;
+    assert!(case.order().contains(&"tcp"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use nixl_core::{
     Agent, DescList, ErrorKind, MemKind, Op, PostOptions, Receipt, Region, Request,
-    negotiate::Demand,
+    negotiate::{Demand, Policy},
 };
 use nixl_ucx::{
     Options, RNDV_TCP, TCP, UcxBackend, Version,
@@ -40,9 +40,19 @@ fn backend(mode: Mode, settings: Settings<'_>) -> nixl_core::Result<UcxBackend> 
 
 /// An agent, and its UCX; `None` where there is none.
 fn agent(name: &str, mode: Mode, settings: Settings<'_>) -> Option<(Agent, Version)> {
+    agent_with(name, mode, settings, Policy::default())
+}
+
+fn agent_with(
+    name: &str,
+    mode: Mode,
+    settings: Settings<'_>,
+    policy: Policy,
+) -> Option<(Agent, Version)> {
     let made = backend(mode, settings).and_then(|backend| {
         let version = backend.library().version();
-        Ok((Agent::builder(name).backend(backend).build()?, version))
+        let agent = Agent::builder(name).backend(backend).policy(policy);
+        Ok((agent.build()?, version))
     });
     made.map_err(|why| println!("SKIP rendezvous over UCX: {why}"))
         .ok()
@@ -99,7 +109,11 @@ struct Two {
 }
 
 fn two(mode: Mode, settings: Settings<'_>) -> Option<Two> {
-    let (here, version) = agent("here", mode, settings)?;
+    two_with(mode, settings, Policy::default())
+}
+
+fn two_with(mode: Mode, settings: Settings<'_>, policy: Policy) -> Option<Two> {
+    let (here, version) = agent_with("here", mode, settings, policy)?;
     let (there, _) = agent(PEER, mode, settings)?;
     let (region, theirs) = (memory(&here), memory(&there));
     let blob = there.metadata().expect("it can be written");
@@ -114,7 +128,7 @@ fn two(mode: Mode, settings: Settings<'_>) -> Option<Two> {
 }
 
 #[test]
-fn large_transfers_over_emulated_lanes_go_by_rendezvous() {
+fn transfers_over_emulated_lanes_go_by_rendezvous() {
     let Some(two) = two(Mode::Auto, &[("RNDV_SCHEME", "put_zcopy")]) else {
         return;
     };
@@ -139,17 +153,19 @@ fn large_transfers_over_emulated_lanes_go_by_rendezvous() {
     };
     let found = two.here.explain(PEER, &small).expect("it is loaded");
     let ranked: Vec<_> = found.ranked.iter().map(|c| c.path).collect();
-    assert_eq!(
-        ranked,
-        [TCP, RNDV_TCP],
-        "one-sided is quicker for a few bytes"
-    );
+    assert_eq!(ranked, [RNDV_TCP]);
+    let codes = found.rejected.iter().map(|r| (r.0, r.2.code()));
+    assert_eq!(codes.collect::<Vec<_>>(), [(TCP, "hazard")]);
 }
 
 #[test]
 fn where_one_sided_operations_are_refused_rendezvous_carries() {
     let refuse = [("PROTO_EMULATION_ENABLE", "n")];
-    let Some(two) = two(Mode::Auto, &refuse) else {
+    let policy = Policy {
+        prefer: vec![TCP.to_owned()],
+        ..Policy::default()
+    };
+    let Some(two) = two_with(Mode::Auto, &refuse, policy) else {
         return;
     };
     if !two.version.at_least(1, 21) {
@@ -164,7 +180,6 @@ fn where_one_sided_operations_are_refused_rendezvous_carries() {
         let remote = DescList::dram([(two.theirs.addr(), bytes)]);
         two.here.create_request(Op::Read, &local, PEER, &remote)
     };
-    // So few that one-sided operations would be ranked first.
     let receipt = run(&read(8).expect("it can be prepared")).expect("the READ");
     assert_eq!(receipt.path, RNDV_TCP, "{receipt:?}");
     let mut bytes = [0; 8];

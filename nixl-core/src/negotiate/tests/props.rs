@@ -27,7 +27,14 @@ fn any_caps(name: (PathName, BackendName)) -> impl Strategy<Value = PathCaps> {
     (
         proptest::sample::select(&CLASSES[..]),
         proptest::sample::select(&REACHES[..]),
-        (0u16..3, 0u16..3, 0usize..3, any::<bool>(), any::<bool>()),
+        (
+            0u16..3,
+            0u16..3,
+            0usize..3,
+            any::<bool>(),
+            any::<bool>(),
+            proptest::bool::weighted(0.2),
+        ),
         // Few different costs, so that ties are common.
         (
             0u64..3,
@@ -36,7 +43,7 @@ fn any_caps(name: (PathName, BackendName)) -> impl Strategy<Value = PathCaps> {
         ),
     )
         .prop_map(
-            move |(class, reach, (low, more, mem, share, target), cost)| PathCaps {
+            move |(class, reach, (low, more, mem, share, target, hazard), cost)| PathCaps {
                 path: name.0,
                 backend: name.1,
                 class,
@@ -46,6 +53,7 @@ fn any_caps(name: (PathName, BackendName)) -> impl Strategy<Value = PathCaps> {
                 needs_shareable: share,
                 target_must_progress: target,
                 revocation: Revocation::Fenced,
+                hazard: hazard.then_some("it breaks"),
                 cost: Cost {
                     latency_ns: cost.0 * 1000,
                     per_desc_ns: cost.1,
@@ -200,6 +208,9 @@ proptest! {
             let caps = case.paths.iter().find(|p| p.path == c.path).unwrap();
             let direct = caps.mem.iter().any(|m| m.0 == case.demand.op);
             prop_assert_eq!(c.flipped, !direct);
+            let listed = case.policy.only.iter().chain(&case.policy.prefer);
+            let mut listed = listed.map(String::as_str);
+            prop_assert!(caps.hazard.is_none() || listed.any(|n| n == c.path));
             prop_assert!(!caps.needs_shareable || case.demand.all_remote_shareable);
             let health = &case.health.iter().find(|h| h.0 == c.path).unwrap().1;
             prop_assert!(matches!(health, Health::Unknown | Health::Proven));
