@@ -208,3 +208,56 @@ with nx.Agent("a") as agent:
     asyncio.run(main(agent, agent.allocate(4096)))
 """
     )
+
+
+UNMAPPED = """
+import ctypes, json, mmap, subprocess, sys
+import nixl_rs as nx
+
+SIZE = 1 << 20
+CONFIG = {"backends": ["ipc"]}
+
+if sys.argv[1:]:
+    agent = nx.Agent("peer", CONFIG)
+    memory = mmap.mmap(-1, SIZE)
+    memory[:] = b"x" * SIZE
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    agent.register_address(address, SIZE)
+    print(json.dumps([agent.metadata().hex(), address]), flush=True)
+    sys.stdin.readline()
+    print(ctypes.CDLL(None).munmap(ctypes.c_void_p(address), ctypes.c_size_t(SIZE)), flush=True)
+    sys.stdin.readline()
+    print("alive", flush=True)
+    sys.stdin.readline()
+    sys.exit()
+
+peer = subprocess.Popen([sys.executable, "-c", sys.orig_argv[sys.orig_argv.index("-c") + 1], "peer"],
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+def ask():
+    peer.stdin.write("\\n")
+    peer.stdin.flush()
+    return peer.stdout.readline().strip()
+
+metadata, address = json.loads(peer.stdout.readline())
+with nx.Agent("here", CONFIG) as agent:
+    region = agent.allocate(SIZE)
+    agent.load_metadata(bytes.fromhex(metadata))
+    request = agent.request("read", region, [(address, SIZE)], peer="peer")
+    request.post().wait(20)
+    assert region.read() == b"x" * SIZE and request.receipt.path == "cma"
+    assert ask() == "0"
+    for op in ("read", "write"):
+        try:
+            agent.request(op, region, [(address, SIZE)], peer="peer").post().wait(20)
+            sys.exit("memory that is not there was moved")
+        except nx.BackendError as error:
+            assert "must stay allocated while it is registered" in str(error), error
+    assert ask() == "alive"
+peer.kill()
+peer.wait()
+"""
+
+
+def test_memory_that_its_owner_unmapped_is_an_error_of_the_initiator(run):
+    run(UNMAPPED)
