@@ -4,9 +4,10 @@ use std::sync::OnceLock;
 
 use nixl::{DescList, MemKind, Run};
 use pyo3::{
+    exceptions::PyTypeError,
     ffi,
     prelude::*,
-    types::{PyBytes, PyInt, PyList, PyTuple},
+    types::{PyBytes, PyDict, PyInt, PyList, PyTuple},
 };
 
 use crate::{buffer::Buffer, error::misuse, region::Region};
@@ -292,6 +293,9 @@ pub(crate) fn indices(obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<u32
             .map(|item| one_index(&item))
             .collect::<PyResult<_>>()
             .map(Some);
+    }
+    if obj.is_instance_of::<PyBytes>() || obj.is_instance_of::<PyDict>() {
+        return Err(PyTypeError::new_err("indices are a sequence of integers"));
     }
     if let Ok(buffer) = Buffer::items(obj) {
         return from_index_array(&buffer).map(Some);

@@ -10,6 +10,7 @@
 
 mod agent;
 mod buffer;
+mod calls;
 mod config;
 mod descs;
 mod error;
@@ -17,6 +18,7 @@ mod events;
 mod exchange;
 mod explain;
 mod fork;
+mod handle;
 mod inner;
 mod memory;
 mod notification;
@@ -64,9 +66,15 @@ mod _native {
     #[pymodule_export]
     use crate::transfer::{_transfer, Transfer};
 
+    #[pymodule_export]
+    use crate::calls::Calls;
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::fork::watch();
+        let py = module.py();
+        module.add("_XferHandle", py.get_type::<crate::handle::XferHandle>())?;
+        module.add("_ListHandle", py.get_type::<crate::handle::ListHandle>())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("BUILD", nixl::BUILD)?;
         module.add("BACKENDS", nixl::backends().to_vec())

@@ -37,9 +37,22 @@ pub(crate) struct Transfer {
     started: AtomicU64,
 }
 
+/// What a transfer is made of.
+pub(crate) struct Wanted<'a, 'py> {
+    pub(crate) agent: &'a Bound<'py, Agent>,
+    pub(crate) read: bool,
+    pub(crate) local: &'a Bound<'py, PreparedLocal>,
+    /// None choose all blocks.
+    pub(crate) local_indices: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) remote: &'a Bound<'py, PreparedRemote>,
+    pub(crate) remote_indices: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) notification: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) merges: bool,
+}
+
 /// Makes a transfer. No indices choose all blocks.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // one call, as it has to be quick
+#[allow(clippy::too_many_arguments)] // what Python gives
 pub(crate) fn _transfer(
     agent: &Bound<'_, Agent>,
     read: bool,
@@ -47,23 +60,18 @@ pub(crate) fn _transfer(
     local_indices: Option<&Bound<'_, PyAny>>,
     remote: &Bound<'_, PreparedRemote>,
     remote_indices: Option<&Bound<'_, PyAny>>,
-    notification: &Bound<'_, PyAny>,
+    notification: Option<&Bound<'_, PyAny>>,
     merges: bool,
 ) -> PyResult<Transfer> {
-    let py = agent.py();
-    let (here, there) = (indices(local_indices)?, indices(remote_indices)?);
-    let notification = message(notification)?;
-    let local = local.get().0.get().or_raise(py)?;
-    let remote = remote.get().0.get().or_raise(py)?;
-    let op = if read { Op::Read } else { Op::Write };
-    let request = agent.get().inner().detached(py, |agent| {
-        agent.request(op, local, chosen(&here), remote, chosen(&there))
-    })?;
-    Ok(Transfer {
-        request: Kept::new(request),
+    Transfer::make(Wanted {
+        agent,
+        read,
+        local,
+        local_indices,
+        remote,
+        remote_indices,
         notification,
         merges,
-        started: AtomicU64::new(0),
     })
 }
 
@@ -80,6 +88,28 @@ fn message(given: &Bound<'_, PyAny>) -> PyResult<Option<Bytes>> {
 }
 
 impl Transfer {
+    pub(crate) fn make(wanted: Wanted<'_, '_>) -> PyResult<Self> {
+        let py = wanted.agent.py();
+        let here = indices(wanted.local_indices)?;
+        let there = indices(wanted.remote_indices)?;
+        let notification = match wanted.notification {
+            Some(given) => message(given)?,
+            None => None,
+        };
+        let local = wanted.local.get().0.get().or_raise(py)?;
+        let remote = wanted.remote.get().0.get().or_raise(py)?;
+        let op = if wanted.read { Op::Read } else { Op::Write };
+        let request = wanted.agent.get().inner().detached(py, |agent| {
+            agent.request(op, local, chosen(&here), remote, chosen(&there))
+        })?;
+        Ok(Self {
+            request: Kept::new(request),
+            notification,
+            merges: wanted.merges,
+            started: AtomicU64::new(0),
+        })
+    }
+
     fn status(&self, py: Python<'_>) -> PyResult<i32> {
         Ok(match self.request.get().or_raise(py)?.status() {
             Status::Done => 0,

@@ -100,7 +100,10 @@ def run():
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
-    """Skips as the project's other tests print them."""
+    """Skips as the project's other tests print them, each reason once."""
+    reasons = {}
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        terminalreporter.write_line(f"SKIP {str(reason).removeprefix('Skipped: ')}")
+        reasons[f"SKIP {str(reason).removeprefix('Skipped: ')}"] = None
+    for line in reasons:
+        terminalreporter.write_line(line)

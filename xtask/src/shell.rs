@@ -86,7 +86,8 @@ pub(crate) fn virtual_environment(venv: &Path) -> Result<(), String> {
     make()
 }
 
-/// Runs `command`, passes its output on, and returns the lines of both streams as well.
+/// Runs `command`, passes its output on, and returns the lines of both streams as well. Skips are
+/// left to who counts them, which prints them.
 pub(crate) fn run_watched(command: &mut Command) -> Result<Vec<String>, Stop> {
     let words = shown(command);
     println!("$ {words}");
@@ -116,7 +117,9 @@ fn passed_on(stream: Option<impl Read>) -> Vec<String> {
     let Some(stream) = stream else { return lines };
     for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).into_owned();
-        println!("{line}");
+        if !line.starts_with("SKIP ") {
+            println!("{line}");
+        }
         lines.push(line);
     }
     lines

@@ -1,6 +1,6 @@
 //! Costs, advertised first and corrected by measurement.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::Demand;
 use crate::{Cost, Op, PathCaps, PathName};
@@ -57,7 +57,7 @@ impl Correction {
 /// Corrections for one peer, per path, direction and size class. Plain data: its owner locks it.
 #[derive(Clone, Debug, Default)]
 pub struct CostBook {
-    paths: HashMap<(Op, u8), Vec<(PathName, Correction)>>,
+    paths: BTreeMap<(Op, u8), Vec<(PathName, Correction)>>,
 }
 
 /// Size class: below 4 KiB, 64 KiB, 1 MiB, ... each 16 times the one before.

@@ -7,7 +7,7 @@ mod regions;
 mod route;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering, fence},
@@ -98,16 +98,16 @@ pub(crate) struct Peer {
     pub(crate) outbox: Arc<Mutex<Outbox>>,
     /// Held by the one thread that hands notifications to a connection.
     speaking: Mutex<()>,
-    records: RwLock<HashMap<(PathName, Op), Arc<PathRecord>>>,
+    records: RwLock<BTreeMap<(PathName, Op), Arc<PathRecord>>>,
     costs: Mutex<CostBook>,
     /// Some region is being given back: requests that end have to look.
     giving_back: AtomicBool,
 }
 
 struct State {
-    links: HashMap<BackendName, LinkState>,
-    failures: HashMap<BackendName, u32>,
-    proofs: HashMap<(PathName, Op), Proof>,
+    links: BTreeMap<BackendName, LinkState>,
+    failures: BTreeMap<BackendName, u32>,
+    proofs: BTreeMap<(PathName, Op), Proof>,
     probes: Vec<Arc<Probe>>,
     waiting: Vec<Arc<request::Inner>>,
     /// Regions the peer withdraws, each over the link it said so on.
@@ -129,9 +129,9 @@ impl Peer {
             regions,
             withdrawn: AtomicU64::new(0),
             state: Mutex::new(State {
-                links: HashMap::new(),
-                failures: HashMap::new(),
-                proofs: HashMap::new(),
+                links: BTreeMap::new(),
+                failures: BTreeMap::new(),
+                proofs: BTreeMap::new(),
                 probes: Vec::new(),
                 waiting: Vec::new(),
                 revoked: Vec::new(),
@@ -141,7 +141,7 @@ impl Peer {
             }),
             outbox,
             speaking: Mutex::new(()),
-            records: RwLock::new(HashMap::new()),
+            records: RwLock::new(BTreeMap::new()),
             costs: Mutex::new(CostBook::default()),
             giving_back: AtomicBool::new(false),
         }

@@ -4,12 +4,11 @@ The one backend is called UCX, as engines ask for, and means the best path that 
 """
 
 import datetime
-import itertools
 import os
 import threading
 
 import nixl_rs as nx
-from nixl_rs._native import _transfer
+from nixl_rs._native import _Calls, _transfer
 
 from . import _errors as errors
 from ._enums import nixl_mem_t, nixl_status_t, nixl_thread_sync_t, nixl_xfer_op_t
@@ -77,11 +76,20 @@ class nixlXferTelemetry:
 
 
 def _text(name):
-    return name.decode() if isinstance(name, (bytes, bytearray)) else name
+    """An agent's name. Nobody has one that is no UTF-8."""
+    if isinstance(name, (bytes, bytearray)):
+        return name.decode(errors="replace")
+    _bytes(name)
+    if not isinstance(name, str):
+        raise TypeError(f"incompatible function arguments: {name!r} is no agent's name")
+    return name
 
 
 def _bytes(value):
-    return value.encode() if isinstance(value, str) else value
+    try:
+        return value.encode() if isinstance(value, str) else value
+    except UnicodeEncodeError as error:
+        raise TypeError(f"incompatible function arguments: {error}") from error
 
 
 def _list_of(kind, value, call):
@@ -103,7 +111,7 @@ def _indices(value):
         return value
     if value.ndim != 1:
         raise ValueError("indices numpy array must be 1D")
-    if value.dtype.kind not in "iu":
+    if value.dtype.kind not in "iu" or not value.dtype.isnative:
         value = value.astype("int64")
     return value if value.flags.c_contiguous else value.copy()
 
@@ -115,7 +123,7 @@ def _wants_telemetry(config):
     return bool(config.captureTelemetry)
 
 
-class nixlAgent:
+class nixlAgent(_Calls):
     """An agent. Handles of transfers and prepared lists are numbers."""
 
     __module__ = "nixl._bindings"
@@ -123,6 +131,8 @@ class nixlAgent:
     def __init__(self, name, config):
         if not name:
             raise ValueError("Agent needs a non-empty name")
+        if isinstance(name, (bytes, bytearray)):
+            name = name.decode()
         settings = {"foreign_metadata": "accept", "deadline_ms": _DEADLINE_MS}
         for key in list(settings):
             if "NIXL_RS_AGENT_" + key.upper() in os.environ:
@@ -145,8 +155,7 @@ class nixlAgent:
         self._created = {}
         self._regions = {}
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
-        self._lists, self._transfers = {}, {}
+        self._know(self._agent, _READ, _SUCCESS)
         # Peers whose end a transfer has met: NIXL refuses notifications to them from then on.
         self._gone = set()
 
@@ -235,7 +244,7 @@ class nixlAgent:
             made = self._call(self._agent.prepare_local, blocks)
         else:
             made = self._call(self._agent.prepare_remote, name, blocks)
-        number = next(self._numbers)
+        number = self._number()
         self._lists[number] = made
         return number
 
@@ -243,32 +252,28 @@ class nixlAgent:
         self._lists.pop(handle, None)
         return _SUCCESS
 
-    def makeXferReq(
-        self,
-        operation,
-        local_side,
-        local_indices,
-        remote_side,
-        remote_indices,
-        notif_msg="",
-        backend=(),
-        skip_desc_merg=False,
-    ):
+    def _make(self, operation, local_side, local_indices, remote_side, remote_indices, notif, merges):
+        """What makeXferReq does where something is out of the ordinary."""
         local, remote = self._lists.get(local_side), self._lists.get(remote_side)
         if type(local) is not _LOCAL or type(remote) is not _REMOTE:
             raise errors.new(errors.nixlInvalidParamError, "no such list on that side")
-        read, merges = operation is _READ, not skip_desc_merg
-        here, there, agent = local_indices, remote_indices, self._agent
+        read, agent = operation is _READ, self._agent
+        here, there = local_indices, remote_indices
+        if here is None or there is None:
+            raise RuntimeError("Unable to cast None to a list of indices")
         try:
             try:
-                made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
+                made = _transfer(agent, read, local, here, remote, there, notif, merges)
             except nx.ApiMisuseError:
                 # Arrays that the library does not take, and NIXL does.
                 here, there = _indices(here), _indices(there)
-                made = _transfer(agent, read, local, here, remote, there, notif_msg, merges)
+                made = _transfer(agent, read, local, here, remote, there, notif, merges)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
-        number = next(self._numbers)
+        except (TypeError, OverflowError) as error:
+            # pybind11's kind of error for a list whose items are of the wrong type.
+            raise RuntimeError(f"Unable to cast: {error}") from error
+        number = self._number()
         self._transfers[number] = made
         return number
 
@@ -284,7 +289,7 @@ class nixlAgent:
             made = _transfer(agent, read, here, None, there, None, notif_msg, False)
         except nx.NixlError as error:
             raise errors.of(error, when_made=True) from error
-        number = next(self._numbers)
+        number = self._number()
         self._transfers[number] = made
         return number
 
@@ -306,7 +311,10 @@ class nixlAgent:
 
     def getXferStatus(self, reqh):
         transfer = self._transfers.get(reqh) or self._transfer(reqh)
-        code = transfer.code()
+        try:
+            code = transfer.code()
+        except nx.NixlError as error:
+            raise errors.of(error) from error
         if code == 0:
             return _SUCCESS
         return self._status(transfer, code)
@@ -335,7 +343,7 @@ class nixlAgent:
         transfer = self._transfer(reqh)
         if not self._telemetry:
             raise errors.new(errors.nixlNoTelemetryError, "telemetry is not captured")
-        told = transfer.telemetry()
+        told = self._call(transfer.telemetry)
         if told is None:
             raise errors.new(errors.nixlNotPostedError, "the transfer is not complete")
         made = nixlXferTelemetry()
@@ -356,16 +364,13 @@ class nixlAgent:
         self._transfer(reqh)
         return 1
 
-    def releaseXferReq(self, reqh):
-        # One that is active is cancelled, and its memory kept until nothing touches it.
-        if self._transfers.pop(reqh, None) is None:
-            raise errors.new(errors.nixlInvalidParamError, "no such transfer")
-        return _SUCCESS
-
     # --- notifications ---
 
     def getNotifs(self, notif_map, backends=()):
-        return self._take(notif_map)
+        try:
+            return self._take(notif_map)
+        except nx.NixlError as error:
+            raise errors.of(error) from error
 
     def genNotif(self, remote_agent, msg, backends=()):
         _handles(backends, "genNotif")

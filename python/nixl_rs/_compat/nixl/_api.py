@@ -5,8 +5,10 @@ import pickle
 import struct
 import sys
 
+from nixl_rs._native import _ListHandle as nixl_prepped_dlist_handle
+from nixl_rs._native import _XferHandle as nixl_xfer_handle
+
 from . import _bindings as nixlBind
-from ._handles import nixl_prepped_dlist_handle, nixl_xfer_handle
 from ._lists import checked
 from .logging import get_logger
 

@@ -35,7 +35,8 @@ def checked(array, width=3):
     """The array, if NIXL takes it as descriptors."""
     if array.ndim != 2 or array.shape[1] != width:
         raise ValueError(f"descs must be a Nx{width} numpy array")
-    if array.dtype.kind not in "iu" or array.dtype.itemsize != 8:
+    kind = array.dtype
+    if kind.kind not in "iu" or kind.itemsize != 8 or not kind.isnative:
         raise ValueError(f"descs must be a Nx{width} numpy array of uint64 or int64")
     if not array.flags.c_contiguous:
         raise ValueError("descs must be a C-contiguous numpy array")
@@ -58,7 +59,8 @@ class _List:
         elif isinstance(descs, int):
             count = descs or init_size
             if not 0 <= count <= _MOST:
-                raise ValueError(f"a list cannot have {count} rows")
+                kind = ValueError if count < 0 else TypeError
+                raise kind(f"__init__(): a list cannot have {count} rows")
             self._rows = [(0,) * 3 + (b"",) * (self._width - 3)] * count
         else:
             raise TypeError("__init__(): incompatible constructor arguments: list needed")
