@@ -19,7 +19,7 @@ use ucx_sys::{Library, Search, Version};
 
 use crate::{
     address::{Address, MAX_WORKERS},
-    config::{CMA_SINCE, Plan, Report, UcxConfig, UserEnv, plan},
+    config::{CMA_SINCE, Plan, Report, UcxConfig, UserEnv, WarningCode, plan},
     detect::Machine,
     engine::{Dial, Engine, Order, Settings},
     fault::unsupported,
@@ -41,6 +41,8 @@ pub struct Options {
     pub workers: usize,
     /// How long connecting may take.
     pub connect_timeout: Duration,
+    /// Lacking RDMA is worth a warning.
+    pub rdma_is_expected: bool,
 }
 
 impl Default for Options {
@@ -48,6 +50,7 @@ impl Default for Options {
         Self {
             workers: 1,
             connect_timeout: Duration::from_secs(5),
+            rdma_is_expected: true,
         }
     }
 }
@@ -108,13 +111,18 @@ impl UcxBackend {
             report.ignore(&name, "this UCX does not take it");
         }
         for warning in &report.warnings {
-            tracing::warn!("UCX: {}", warning.text);
+            match warning.code {
+                WarningCode::NoRdma if !options.rdma_is_expected => {
+                    tracing::info!("UCX: {}", warning.text);
+                }
+                _ => tracing::warn!("UCX: {}", warning.text),
+            }
         }
         let path = library.path().map(|p| p.display().to_string());
         let path = path.unwrap_or_default();
         tracing::info!(%version, path, profile = %report.profile, "UCX is set up");
         Ok(Self {
-            paths: paths(&context, config.mode, known >= Some(CMA_SINCE))?,
+            paths: paths(&context, config.mode, known >= Some(CMA_SINCE), &options)?,
             options,
             context,
             library,

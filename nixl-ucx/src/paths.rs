@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use nixl_core::{Cost, MemKind, Op, PathCaps, PathClass, PathName, Reach, Result, Revocation};
 
-use crate::{backend::UCX, config::Mode, fault::unsupported, ucp};
+use crate::{Options, backend::UCX, config::Mode, fault::unsupported, ucp};
 
 /// One-sided operations over lanes of RDMA devices.
 pub const RDMA: PathName = "ucx";
@@ -137,7 +137,12 @@ fn offered(transports: &[&str], mode: Mode, cma: bool) -> Vec<PathCaps> {
 /// The paths for each class of transport that the context has.
 ///
 /// Errors: `Unsupported` where there is none.
-pub(crate) fn paths(context: &ucp::Context, mode: Mode, cma: bool) -> Result<Vec<PathCaps>> {
+pub(crate) fn paths(
+    context: &ucp::Context,
+    mode: Mode,
+    cma: bool,
+    options: &Options,
+) -> Result<Vec<PathCaps>> {
     let resources = context.resources();
     let transports: Vec<_> = resources.iter().map(|(tl, _)| tl.as_str()).collect();
     let paths = offered(&transports, mode, cma);
@@ -148,7 +153,7 @@ pub(crate) fn paths(context: &ucp::Context, mode: Mode, cma: bool) -> Result<Vec
     }
     tracing::info!("UCX transports:{names}");
     let has = |class| transports.iter().any(|name| ucp::class_of(name) == class);
-    if !has(PathClass::Rdma) && has(PathClass::Tcp) {
+    if !has(PathClass::Rdma) && has(PathClass::Tcp) && options.rdma_is_expected {
         tracing::warn!("no RDMA transports available to UCX, falling back to TCP between hosts");
     }
     if paths.is_empty() {

@@ -136,35 +136,51 @@ impl super::Config {
     ///
     /// Errors: why UCX cannot be used, where the configuration insists on it.
     pub(super) fn ucx_backend(&self) -> Result<Option<UcxBackend>> {
-        if !self.wants_ucx(has_rdma) {
+        let wish = self.wish_for_ucx(has_rdma);
+        if wish == Wish::No {
             return Ok(None);
         }
         let options = Options {
             workers: self.ucx.workers,
             connect_timeout: Duration::from_millis(self.agent.connect_timeout_ms),
+            rdma_is_expected: wish == Wish::Yes,
         };
         match UcxBackend::open(&self.ucx_config()?, options) {
-            Ok(backend) => Ok(Some(backend)),
-            Err(why) if self.insists_on_ucx() => Err(why),
-            Err(why) => {
-                tracing::warn!(%why, "going on without UCX");
-                Ok(None)
-            }
+            Ok(backend) => return Ok(Some(backend)),
+            Err(why) if self.insists_on_ucx() => return Err(why),
+            Err(why) if wish == Wish::Yes => tracing::warn!(%why, "going on without UCX"),
+            Err(why) => tracing::info!(%why, "no UCX, so NIXL's agents are not reached"),
         }
+        Ok(None)
     }
 
-    /// Where it is asked for by name, or may be used and there is RDMA, or NIXL's agents are
-    /// accepted: for everything else there are better ones, and loading UCX has its price.
-    fn wants_ucx(&self, has_rdma: impl Fn() -> bool) -> bool {
+    /// For everything but RDMA and NIXL's agents there are better ones, and loading UCX has its
+    /// price.
+    fn wish_for_ucx(&self, has_rdma: impl Fn() -> bool) -> Wish {
         let listed = self.backends.is_empty() || self.backends.iter().any(is_ucx);
         let named = self.insists_on_ucx() || self.policy.prefer.iter().any(is_ucx);
         let foreign = || self.agent.foreign_metadata.parse() == Ok(ForeignMetadata::Accept);
-        listed && (named || foreign() || has_rdma())
+        match listed {
+            true if named || has_rdma() => Wish::Yes,
+            true if foreign() => Wish::ForNixl,
+            _ => Wish::No,
+        }
     }
 
     fn insists_on_ucx(&self) -> bool {
         self.backends.iter().chain(&self.policy.only).any(is_ucx)
     }
+}
+
+/// Whether UCX is wanted.
+#[cfg(feature = "ucx")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    No,
+    /// Nobody named it; it reaches NIXL's agents.
+    ForNixl,
+    /// There is RDMA, or it was named.
+    Yes,
 }
 
 #[cfg(feature = "ucx")]
@@ -270,21 +286,26 @@ mod tests {
 
     #[test]
     fn ucx_is_used_for_rdma_for_nixls_agents_or_by_name() {
-        for (text, rdma, wanted) in [
-            ("", false, false),
-            ("", true, true),
-            ("backends = [\"tcp\"]", true, false),
-            ("backends = [\"ucx\"]", false, true),
-            ("[policy]\nprefer = [\"ucx_cma\"]", false, true),
-            ("[agent]\nforeign_metadata = \"accept\"", false, true),
+        for (text, rdma, wish) in [
+            ("", false, Wish::No),
+            ("", true, Wish::Yes),
+            ("backends = [\"tcp\"]", true, Wish::No),
+            ("backends = [\"ucx\"]", false, Wish::Yes),
+            ("[policy]\nprefer = [\"ucx_cma\"]", false, Wish::Yes),
+            (
+                "[agent]\nforeign_metadata = \"accept\"",
+                false,
+                Wish::ForNixl,
+            ),
+            ("[agent]\nforeign_metadata = \"accept\"", true, Wish::Yes),
             (
                 "backends = [\"tcp\"]\n[agent]\nforeign_metadata = \"accept\"",
                 true,
-                false,
+                Wish::No,
             ),
         ] {
             let config = Config::from_toml(text).unwrap();
-            assert_eq!(config.wants_ucx(|| rdma), wanted, "{text} {rdma}");
+            assert_eq!(config.wish_for_ucx(|| rdma), wish, "{text} {rdma}");
         }
     }
 
