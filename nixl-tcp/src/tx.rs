@@ -56,6 +56,13 @@ struct Batch {
     pieces: usize,
 }
 
+impl Batch {
+    /// Payload among the first `n` bytes.
+    fn payload_in(&self, n: usize) -> u64 {
+        (n.saturating_sub(self.before) as u64).min(self.payload)
+    }
+}
+
 impl TxState {
     pub(crate) fn new() -> Self {
         Self {
@@ -217,7 +224,10 @@ impl Inner {
         }
         match &self.source {
             Source::None => None,
-            Source::Mine(active) => active.inside(|_| send()),
+            // Counted before the gate is left: the peer may report the end at any moment.
+            Source::Mine(active) => {
+                active.inside(|_| send().inspect(|n| active.count(batch.payload_in(*n))))
+            }
             Source::Theirs { inbound, .. } => {
                 let regions = self.pieces.regions(batch.pieces);
                 inbound.inside(conn, regions, &mut self.pins, send).ok()
@@ -246,13 +256,7 @@ impl Inner {
 
     fn took(&mut self, n: usize, batch: &Batch) {
         self.tx.advance(n);
-        let payload = (n.saturating_sub(batch.before) as u64).min(batch.payload);
-        if payload > 0 {
-            self.pieces.advance(payload);
-            if let Source::Mine(active) = &self.source {
-                active.count(payload);
-            }
-        }
+        self.pieces.advance(batch.payload_in(n));
     }
 
     /// Lays out the next call.
