@@ -21,10 +21,16 @@ fn a_broken_connection_is_over_once_the_peer_has_let_go() {
         rig.run(&moved.op).expect("the peer lends its memory");
         moved.check();
         let target = peer_of_first();
-        with(|world| world.break_endpoints(|endpoint| endpoint.worker == target));
+        with(|world| {
+            world.faults.stopped = true;
+            world.break_endpoints(|endpoint| endpoint.worker == target);
+        });
         let told = rig.wait_for(Duration::from_millis(500), || link.far.closed().is_some());
         assert!(!told, "over, and the peer may still {op:?}");
-        with(|world| world.break_endpoints(|endpoint| endpoint.worker != target));
+        with(|world| {
+            world.faults.stopped = false;
+            world.break_endpoints(|endpoint| endpoint.worker != target);
+        });
         rig.wait("both ends", || {
             link.near.closed().is_some() && link.far.closed().is_some()
         });

@@ -38,6 +38,8 @@ pub(crate) struct Faults {
     pub(crate) worker: Option<ucs_status_t>,
     /// No endpoint can be made, for this reason.
     pub(crate) connect: Option<ucs_status_t>,
+    /// Who is stopped does not hear that the other end of an endpoint was closed.
+    pub(crate) stopped: bool,
     /// Why endpoints break; `None`: their peer closed them.
     pub(crate) breach: Option<ucs_status_t>,
 }
@@ -94,6 +96,8 @@ pub(crate) struct Endpoint {
     pub(crate) handler: ucp_err_handler_cb_t,
     pub(crate) argument: Pointer,
     pub(crate) broken: bool,
+    /// The one at the other end: it breaks when this one is closed.
+    pub(crate) pair: Option<usize>,
 }
 
 #[derive(Default)]
@@ -215,22 +219,45 @@ impl World {
         self.workers.get_mut(&worker)?.operations.remove(at)
     }
 
+    /// Joins an endpoint to the first one at the other end that has no other, as UCX does.
+    pub(crate) fn pair_up(&mut self, endpoint: usize) {
+        let Some((worker, peer)) = self.endpoints.get(&endpoint).map(|e| (e.worker, e.peer)) else {
+            return;
+        };
+        let alone = |e: &Endpoint| e.pair.is_none() && e.handler.is_some();
+        let waits = |e: &Endpoint| alone(e) && e.worker == peer && e.peer == worker;
+        let others = self
+            .endpoints
+            .iter()
+            .filter(|(n, e)| **n != endpoint && waits(e));
+        let Some(other) = others.map(|(n, _)| *n).min() else {
+            return;
+        };
+        for (one, pair) in [(endpoint, other), (other, endpoint)] {
+            if let Some(found) = self.endpoints.get_mut(&one) {
+                found.pair = Some(pair);
+            }
+        }
+    }
+
     /// Breaks every endpoint of a worker, as if its peers had died.
     pub(crate) fn break_endpoints(&mut self, of: impl Fn(&Endpoint) -> bool) {
-        let found = self
-            .endpoints
-            .iter_mut()
-            .filter(|(_, e)| !e.broken && of(e));
-        let broken: Vec<_> = found
-            .map(|(number, endpoint)| {
-                endpoint.broken = true;
-                (*number, endpoint.worker)
-            })
-            .collect();
-        for (number, worker) in broken {
-            self.at(worker, Work::Failed(number));
-            self.cancel(number);
+        let found = self.endpoints.iter().filter(|(_, e)| of(e));
+        let found: Vec<_> = found.map(|(number, _)| *number).collect();
+        for number in found {
+            self.break_endpoint(number);
         }
+    }
+
+    /// Breaks an endpoint, as if its peer had died or closed it.
+    pub(crate) fn break_endpoint(&mut self, number: usize) {
+        let Some(endpoint) = self.endpoints.get_mut(&number).filter(|e| !e.broken) else {
+            return;
+        };
+        endpoint.broken = true;
+        let worker = endpoint.worker;
+        self.at(worker, Work::Failed(number));
+        self.cancel(number);
     }
 
     /// Ends what is under way on an endpoint.
@@ -260,6 +287,7 @@ impl World {
             handler: None,
             argument: 0,
             broken: false,
+            pair: None,
         };
         self.endpoints.insert(number, endpoint);
         number
