@@ -7,7 +7,7 @@
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
-use nixl::{Error, ErrorKind};
+use nixl::{Error, ErrorKind, forks};
 use parking_lot::Mutex;
 
 use crate::status::{Result, misuse};
@@ -20,6 +20,8 @@ const SLOT_BITS: u32 = 24;
 
 struct Entry {
     handle: u64,
+    /// Of the process that made it.
+    forks: u32,
     object: Object,
 }
 
@@ -139,13 +141,19 @@ pub(crate) fn enter<T: Kind>(object: T) -> Result<u64> {
     drop(free);
     let object = object.into();
     if let Some(slot) = slot(index) {
-        slot.store(Some(Arc::new(Entry { handle, object })));
+        let forks = forks();
+        slot.store(Some(Arc::new(Entry {
+            handle,
+            forks,
+            object,
+        })));
     }
     Ok(handle)
 }
 
 /// Runs `run` with the object, which stays until `run` returns, whoever frees the handle
-/// meanwhile. Errors: `ApiMisuse` unless the handle is a live one of a `T`.
+/// meanwhile. Errors: `ApiMisuse` unless the handle is a live one of a `T`; `NotAllowed` in a child
+/// of the process that made it.
 #[inline]
 pub(crate) fn with<T: Kind, R>(handle: u64, run: impl FnOnce(&T) -> Result<R>) -> Result<R> {
     let Some(slot) = slot_of(handle) else {
@@ -154,6 +162,7 @@ pub(crate) fn with<T: Kind, R>(handle: u64, run: impl FnOnce(&T) -> Result<R>) -
     let entry = slot.load();
     match entry.as_deref() {
         Some(entry) if entry.handle == handle => match T::of(&entry.object) {
+            Some(_) if entry.forks != forks() => Err(of_the_parent::<T>()),
             Some(object) => run(object),
             None => Err(none::<T>(handle, Some(entry.object.name()))),
         },
@@ -184,6 +193,16 @@ fn none<T: Kind>(handle: u64, other: Option<&'static str>) -> crate::status::Sto
         Some(other) => format!("{handle:#x} is the handle of a {other}, not of a {name}"),
         None => format!("{handle:#x} is not the handle of a {name}: freed already, or never made"),
     })
+}
+
+#[cold]
+fn of_the_parent<T: Kind>() -> crate::status::Stop {
+    let text = format!(
+        "the {} belongs to the process that was forked, whose threads this one has not; make a new \
+         agent after the fork",
+        T::NAME
+    );
+    Error::new(ErrorKind::NotAllowed, text).into()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use common::{command, compile, place, run, tool};
 const EXAMPLE: &str = "examples/c/two_agents.c";
 const SURFACE: &str = "tests/c/surface.c";
 const MISUSE: &str = "tests/c/misuse.c";
+const LEAVE: &str = "tests/c/leave.c";
 const WRAPPER: &str = "tests/cpp/wrapper.cpp";
 
 fn well(command: &mut std::process::Command) {
@@ -35,7 +36,7 @@ fn sanitized(compiler: &str, standard: &str, source: &str) {
     well(&mut command(&program, dir.path()));
 }
 
-const C: &[&str] = &["-std=c11"];
+const C: &[&str] = &["-std=c11", "-D_DEFAULT_SOURCE"];
 const CXX: &[&str] = &["-std=c++17"];
 
 #[test]
@@ -51,6 +52,13 @@ fn every_other_function_does_what_it_says() {
 #[test]
 fn misuse_is_a_status() {
     plain("gcc", C, MISUSE);
+}
+
+#[test]
+fn a_process_may_end_with_requests_in_flight() {
+    for _ in 0..5 {
+        plain("gcc", C, LEAVE);
+    }
 }
 
 #[test]
@@ -82,7 +90,7 @@ fn sanitizers_find_nothing() {
         return;
     }
     sanitized("gcc", "-std=c11", EXAMPLE);
-    sanitized("gcc", "-std=c11", MISUSE);
+    sanitized("gcc", "-std=gnu11", MISUSE);
     plain("gcc", &["-std=c11", "-fsanitize=undefined"], SURFACE);
     sanitized("g++", "-std=c++17", WRAPPER);
 }
@@ -109,21 +117,44 @@ fn valgrind_finds_nothing() {
 }
 
 /// As `cargo xtask dist` lays it out.
+fn laid_out() -> tempfile::TempDir {
+    let tree = tempfile::tempdir().unwrap();
+    let lib = tree.path().join("lib");
+    for dir in ["pkgconfig", "cmake/nixl_rs"] {
+        std::fs::create_dir_all(lib.join(dir)).unwrap();
+    }
+    std::fs::copy(common::library(), lib.join("libnixl_rs.so.0")).unwrap();
+    std::os::unix::fs::symlink("libnixl_rs.so.0", lib.join("libnixl_rs.so")).unwrap();
+    std::os::unix::fs::symlink(common::INCLUDE, tree.path().join("include")).unwrap();
+    for (file, text) in [
+        (
+            "pkgconfig/nixl_rs.pc",
+            include_str!("../dist/nixl_rs.pc.in"),
+        ),
+        (
+            "cmake/nixl_rs/nixl_rs-config.cmake",
+            include_str!("../dist/nixl_rs-config.cmake"),
+        ),
+        (
+            "cmake/nixl_rs/nixl_rs-config-version.cmake",
+            include_str!("../dist/nixl_rs-config-version.cmake.in"),
+        ),
+    ] {
+        let text = text.replace("@VERSION@", env!("CARGO_PKG_VERSION"));
+        std::fs::write(lib.join(file), text).unwrap();
+    }
+    tree
+}
+
 #[test]
 fn pkg_config_finds_the_library() {
     let (Some(pkg_config), Some(compiler)) = (tool("pkg-config"), tool("gcc")) else {
         return;
     };
-    let tree = tempfile::tempdir().unwrap();
-    let (lib, pc) = (tree.path().join("lib"), tree.path().join("lib/pkgconfig"));
-    std::fs::create_dir_all(&pc).unwrap();
-    std::fs::copy(common::library(), lib.join("libnixl_rs.so.0")).unwrap();
-    std::os::unix::fs::symlink("libnixl_rs.so.0", lib.join("libnixl_rs.so")).unwrap();
-    std::os::unix::fs::symlink(common::INCLUDE, tree.path().join("include")).unwrap();
-    let text = include_str!("../dist/nixl_rs.pc.in").replace("@VERSION@", "0.1.0");
-    std::fs::write(pc.join("nixl_rs.pc"), text).unwrap();
+    let tree = laid_out();
+    let lib = tree.path().join("lib");
     let mut ask = std::process::Command::new(pkg_config);
-    ask.env("PKG_CONFIG_PATH", &pc);
+    ask.env("PKG_CONFIG_PATH", lib.join("pkgconfig"));
     let output = run(ask.args(["--cflags", "--libs", "nixl_rs"]));
     let flags = String::from_utf8(output.stdout).unwrap();
     let program = tree.path().join("program");
@@ -131,4 +162,35 @@ fn pkg_config_finds_the_library() {
     build.arg(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(EXAMPLE));
     run(build.args(flags.split_whitespace()).arg("-o").arg(&program));
     run(&mut command(program, &lib));
+}
+
+/// A program in C and one in C++; CMake sees to it that they find the library where it is.
+#[test]
+fn cmake_finds_the_library() {
+    let (Some(cmake), Some(_), Some(_)) = (tool("cmake"), tool("gcc"), tool("g++")) else {
+        return;
+    };
+    let (tree, work) = (laid_out(), tempfile::tempdir().unwrap());
+    let here = env!("CARGO_MANIFEST_DIR");
+    let lists = format!(
+        "cmake_minimum_required(VERSION 3.16)\n\
+         project(user C CXX)\n\
+         find_package(nixl_rs 0.1 REQUIRED)\n\
+         add_executable(in_c {here}/{EXAMPLE})\n\
+         target_link_libraries(in_c nixl_rs::nixl_rs)\n\
+         add_executable(in_cxx {here}/{WRAPPER})\n\
+         target_compile_features(in_cxx PRIVATE cxx_std_17)\n\
+         target_link_libraries(in_cxx nixl_rs::nixl_rs)\n"
+    );
+    std::fs::write(work.path().join("CMakeLists.txt"), lists).unwrap();
+    let build = work.path().join("build");
+    let mut configure = std::process::Command::new(cmake);
+    configure.arg("-S").arg(work.path()).arg("-B").arg(&build);
+    configure.arg(format!("-DCMAKE_PREFIX_PATH={}", tree.path().display()));
+    run(&mut configure);
+    run(std::process::Command::new(cmake).arg("--build").arg(&build));
+    for program in ["in_c", "in_cxx"] {
+        let mut program = std::process::Command::new(build.join(program));
+        well(program.env("XDG_RUNTIME_DIR", work.path()));
+    }
 }

@@ -9,6 +9,7 @@ pub mod card;
 pub mod desc;
 pub mod error;
 mod flip;
+mod forks;
 pub mod gate;
 pub mod inflight;
 pub mod mem;
@@ -28,6 +29,7 @@ pub use agent::{
 pub use card::*;
 pub use desc::{DescList, Run};
 pub use error::{Error, ErrorKind, Result};
+pub use forks::forks;
 pub use mem::{HostMemory, HugePages, MemoryOwner, Region, RegionTable, Span};
 pub use notify::Notification;
 pub use plan::Select;

@@ -1,37 +1,8 @@
 //! What happens after a fork.
 
-use std::{
-    mem::ManuallyDrop,
-    ops::Deref,
-    sync::{
-        Once,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::{mem::ManuallyDrop, ops::Deref};
 
-use nixl::{Error, ErrorKind, Result};
-
-/// How many forks lie between the first process and this one.
-static FORKS: AtomicU32 = AtomicU32::new(0);
-
-extern "C" fn in_child() {
-    FORKS.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Begins to count forks.
-pub(crate) fn watch() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: INV-7, pthread_atfork(3) with a handler that is async-signal-safe: one atomic
-        // addition.
-        let failed = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-        debug_assert_eq!(failed, 0, "ENOMEM is the only error");
-    });
-}
-
-pub(crate) fn count() -> u32 {
-    FORKS.load(Ordering::Relaxed)
-}
+use nixl::{Error, ErrorKind, Result, forks};
 
 /// Something with threads behind it, which a forked child has not: there, reaching it is an error
 /// and dropping it leaks it.
@@ -45,13 +16,13 @@ impl<T> Kept<T> {
     pub(crate) fn new(value: T) -> Self {
         Self {
             value: ManuallyDrop::new(value),
-            forks: count(),
+            forks: forks(),
         }
     }
 
     /// Whether this process made it.
     pub(crate) fn is_ours(&self) -> bool {
-        self.forks == count()
+        self.forks == forks()
     }
 
     /// The value, in the process that made it.

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use crate::{
     error::OrRaise,
     events::{Events, Wake},
-    fork::{self, Kept},
+    fork::Kept,
     seconds,
 };
 
@@ -28,7 +28,7 @@ static ALL: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 pub(crate) fn close_all(py: Python<'_>, timeout: f64) -> PyResult<()> {
     let timeout = seconds(timeout)?;
     // A forked child may have inherited the lock locked; it has no agent to close.
-    if fork::count() > 0 {
+    if nixl::forks() > 0 {
         return Ok(());
     }
     let all: Vec<_> = ALL.lock().drain(..).filter_map(|w| w.upgrade()).collect();

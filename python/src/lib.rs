@@ -71,7 +71,8 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        crate::fork::watch();
+        // Counts from here on.
+        nixl::forks();
         let py = module.py();
         module.add("_XferHandle", py.get_type::<crate::handle::XferHandle>())?;
         module.add("_ListHandle", py.get_type::<crate::handle::ListHandle>())?;

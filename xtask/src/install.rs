@@ -76,6 +76,12 @@ pub(crate) const PKG_CONFIG: Tool = Tool {
     from: Origin::Apt(&["pkg-config"]),
 };
 
+/// How other C programs do.
+pub(crate) const CMAKE: Tool = Tool {
+    program: "cmake",
+    from: Origin::Apt(&["cmake"]),
+};
+
 /// Built without optimisation and without its self-update, which takes less than half the time.
 pub(crate) const NEXTEST: Tool = Tool {
     program: "cargo-nextest",

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define EXPECT(status, call)                                                                       \
     do {                                                                                           \
@@ -238,6 +240,34 @@ static void many_threads(nixl_rs_agent *agent) {
     OK(nixl_rs_deregister(region, 10000));
 }
 
+/* A child has handles and memory of its parent, and none of its threads. */
+static void child(nixl_rs_agent *agent) {
+    nixl_rs_region *region;
+    int status;
+    OK(nixl_rs_allocate(agent, LEN, NULL, &region));
+    nixl_rs_request *request = loopback(agent, region);
+    pid_t pid = fork();
+    if (pid == 0) {
+        nixl_rs_agent *own;
+        EXPECT(NIXL_RS_ERR_NOT_ALLOWED, nixl_rs_request_post(request, NULL));
+        EXPECT(NIXL_RS_ERR_NOT_ALLOWED, nixl_rs_request_free(request));
+        EXPECT(NIXL_RS_ERR_NOT_ALLOWED, nixl_rs_deregister(region, 0));
+        EXPECT(NIXL_RS_ERR_NOT_ALLOWED, nixl_rs_agent_destroy(agent, 0));
+        own = start("child");
+        OK(nixl_rs_agent_destroy(own, 10000));
+        /* Leaks of the parent's are none of the child's. */
+        _exit(0);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
+        exit(15);
+    /* The parent has all that it had. */
+    if (nixl_rs_request_post(request, NULL) < 0)
+        exit(16);
+    OK(nixl_rs_request_wait(request, 10000));
+    OK(nixl_rs_request_free(request));
+    OK(nixl_rs_deregister(region, 10000));
+}
+
 int main(void) {
     nixl_rs_agent *agent = start("self");
     nixl_rs_region *late;
@@ -245,6 +275,7 @@ int main(void) {
     arguments(agent);
     sizes(agent);
     many_threads(agent);
+    child(agent);
     OK(nixl_rs_allocate(agent, LEN, NULL, &late));
     nixl_rs_request *orphan = loopback(agent, late);
     OK(nixl_rs_agent_destroy(agent, 10000));

@@ -138,6 +138,7 @@ pub(crate) const CHECKS: &[Check] = &[
             install::CXX,
             install::VALGRIND,
             install::PKG_CONFIG,
+            install::CMAKE,
         ],
         run: tests::run,
     },
