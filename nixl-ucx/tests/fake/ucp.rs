@@ -319,14 +319,12 @@ unsafe extern "C" fn ucp_ep_create(
         handler: params.err_handler.cb,
         argument: params.err_handler.arg.expose_provenance(),
         broken: false,
-        pair: None,
     };
     with(|world| {
         let alive = world.workers.contains_key(&new.peer);
         let at = new.worker;
         let number = world.number();
         world.endpoints.insert(number, new);
-        world.pair_up(number);
         if !alive {
             world.at(at, Work::Failed(number));
         }
@@ -349,9 +347,7 @@ unsafe extern "C" fn ucp_ep_close_nbx(
             let of_it = |work: &Work| matches!(work, Work::Failed(e) if *e == endpoint);
             worker.work.retain(|work| !of_it(work));
         }
-        if let Some(pair) = gone.pair.filter(|_| !world.faults.stopped) {
-            world.break_endpoint(pair);
-        }
+        world.closed(&gone);
     });
     ptr::null_mut()
 }

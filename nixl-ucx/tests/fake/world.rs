@@ -96,8 +96,6 @@ pub(crate) struct Endpoint {
     pub(crate) handler: ucp_err_handler_cb_t,
     pub(crate) argument: Pointer,
     pub(crate) broken: bool,
-    /// The one at the other end: it breaks when this one is closed.
-    pub(crate) pair: Option<usize>,
 }
 
 #[derive(Default)]
@@ -219,24 +217,15 @@ impl World {
         self.workers.get_mut(&worker)?.operations.remove(at)
     }
 
-    /// Joins an endpoint to the first one at the other end that has no other, as UCX does.
-    pub(crate) fn pair_up(&mut self, endpoint: usize) {
-        let Some((worker, peer)) = self.endpoints.get(&endpoint).map(|e| (e.worker, e.peer)) else {
-            return;
+    /// Once a worker has closed its last endpoint to another, those that lead back break.
+    pub(crate) fn closed(&mut self, gone: &Endpoint) {
+        let leads = |e: &Endpoint, from: usize, to: usize| {
+            e.handler.is_some() && e.worker == from && e.peer == to
         };
-        let alone = |e: &Endpoint| e.pair.is_none() && e.handler.is_some();
-        let waits = |e: &Endpoint| alone(e) && e.worker == peer && e.peer == worker;
-        let others = self
-            .endpoints
-            .iter()
-            .filter(|(n, e)| **n != endpoint && waits(e));
-        let Some(other) = others.map(|(n, _)| *n).min() else {
-            return;
-        };
-        for (one, pair) in [(endpoint, other), (other, endpoint)] {
-            if let Some(found) = self.endpoints.get_mut(&one) {
-                found.pair = Some(pair);
-            }
+        let (from, to) = (gone.worker, gone.peer);
+        let mut others = self.endpoints.values();
+        if !self.faults.stopped && !others.any(|e| leads(e, from, to)) {
+            self.break_endpoints(|e| leads(e, to, from));
         }
     }
 
@@ -287,7 +276,6 @@ impl World {
             handler: None,
             argument: 0,
             broken: false,
-            pair: None,
         };
         self.endpoints.insert(number, endpoint);
         number
