@@ -2,7 +2,7 @@
 
 use nixl_conformance::sim::{Failing, FaultPlan, SimBackend, SimConfig};
 use nixl_core::{
-    Agent, AgentConfig, ErrorKind, MemKind, Op, PathClass,
+    Agent, AgentConfig, ErrorKind, MemKind, Op, PathClass, PeerAccess, Span,
     negotiate::{Demand, Mode, Policy},
 };
 
@@ -385,4 +385,23 @@ fn an_explanation_says_which_pages_the_memory_got() {
     let small = shown.allocated.iter().find(|(page, _)| *page == 4096);
     assert_eq!(small, Some(&(4096, LEN)), "{shown}");
     assert!(shown.to_string().contains("KiB in 4 KiB pages"), "{shown}");
+}
+
+#[test]
+fn memory_that_no_backend_moves_is_not_registered() {
+    let a = Party::new("a", &[sim("left", 0)], quick());
+    let span = Span {
+        addr: 0x7000_0000_0000,
+        len: 4096,
+        kind: MemKind::Vram,
+        dev: 0,
+    };
+    let before = a.agent.snapshot().regions;
+    // SAFETY: INV-1, it is refused: nobody touches what is not there.
+    let e = unsafe { a.agent.register_raw(span, PeerAccess::ReadWrite) }.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unsupported);
+    for words in ["4096 bytes of Vram at 0x700000000000", "(left)"] {
+        assert!(e.message().contains(words), "{e}");
+    }
+    assert_eq!(a.agent.snapshot().regions, before);
 }

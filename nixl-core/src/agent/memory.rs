@@ -7,7 +7,7 @@ use std::{
 
 use super::{Agent, Shared};
 use crate::{
-    ErrorKind, RegionId, RegionKey, Result, Revocation, auth,
+    ErrorKind, MemKind, PathCaps, RegionId, RegionKey, Result, Revocation, auth,
     backend::Backend,
     error::fail,
     mem::{HostMemory, HugePages, MemoryOwner, OwnedBuffer, RawMemory, Region, Span},
@@ -48,8 +48,11 @@ impl Agent {
     }
 
     /// [`Agent::register`] with a choice of access.
+    ///
+    /// Errors: `Unsupported` for a kind of memory that no backend of the agent moves.
     pub fn register_with(&self, owner: impl MemoryOwner, access: PeerAccess) -> Result<Region> {
         let shared = &self.shared;
+        check_kind(owner.span(), &shared.backends)?;
         let id = RegionId(shared.next_region.fetch_add(1, Ordering::Relaxed));
         let key = RegionKey(auth::random()?);
         let writable = access == PeerAccess::ReadWrite;
@@ -60,7 +63,7 @@ impl Agent {
         Ok(region)
     }
 
-    /// Registers memory that stays the caller's.
+    /// Registers memory that stays the caller's. Errors: as [`Agent::register_with`].
     ///
     /// # Safety
     ///
@@ -131,6 +134,30 @@ pub(super) fn ask_back(shared: &Shared, id: RegionId) {
     for conn in incoming.iter().filter(|c| cooperative(c.backend)) {
         conn.revoke(id);
     }
+}
+
+/// Host memory can be registered with no backend to move it; other memory would only wait in vain.
+fn check_kind(span: Span, backends: &[Arc<dyn Backend>]) -> Result<()> {
+    let moves = |caps: &PathCaps| {
+        let mut sides = caps.mem.iter().flat_map(|(_, here, there)| [here, there]);
+        sides.any(|kind| *kind == span.kind)
+    };
+    let mut paths = backends.iter().flat_map(|b| b.paths());
+    if span.kind == MemKind::Dram || paths.any(moves) {
+        return Ok(());
+    }
+    let names: Vec<_> = backends.iter().map(|b| b.name()).collect();
+    Err(fail(
+        ErrorKind::Unsupported,
+        format!(
+            "cannot register {} bytes of {:?} at {:#x}: none of this agent's backends moves such \
+             memory ({}); copy it to host memory",
+            span.len,
+            span.kind,
+            span.addr,
+            names.join(", ")
+        ),
+    ))
 }
 
 /// Registers with every backend; one that cannot is not used for this region.
