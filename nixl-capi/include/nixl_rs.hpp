@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace nixl_rs {
 
@@ -135,6 +136,17 @@ public:
     }
 };
 
+namespace detail {
+
+inline std::vector<const nixl_rs_region *> raw(span<const region *const> regions) {
+    std::vector<const nixl_rs_region *> all;
+    for (std::size_t i = 0; i < regions.size(); i++)
+        all.push_back(regions.data()[i]->get());
+    return all;
+}
+
+} // namespace detail
+
 // Blocks of memory, in order.
 class list : public detail::handle<nixl_rs_list, nixl_rs_list_free> {
 public:
@@ -188,6 +200,14 @@ public:
         return check(nixl_rs_request_wait(get(), detail::count(timeout))) == NIXL_RS_SUCCESS;
     }
     void cancel() { check(nixl_rs_request_cancel(get())); }
+    // `done` is called once for each post, on the thread that ended it; nullptr takes it away.
+    void on_complete(nixl_rs_callback done, void *user) {
+        check(nixl_rs_request_on_complete(get(), done, user));
+    }
+    // The path, its lanes, and why earlier paths failed: a line each, for people.
+    std::string receipt_text() const {
+        return detail::bytes([&](auto out) { return nixl_rs_request_receipt_text(get(), out); });
+    }
     nixl_rs_receipt receipt() const {
         nixl_rs_receipt receipt{};
         receipt.size = sizeof receipt;
@@ -226,6 +246,11 @@ public:
     std::string name() const {
         return detail::bytes([&](auto out) { return nixl_rs_agent_name(get(), out); });
     }
+    std::uint64_t generation() const {
+        std::uint64_t generation = 0;
+        check(nixl_rs_agent_generation(get(), &generation));
+        return generation;
+    }
     int event_fd() const {
         int fd = -1;
         check(nixl_rs_agent_event_fd(get(), &fd));
@@ -254,6 +279,22 @@ public:
     std::string metadata() const {
         return detail::bytes([&](auto out) { return nixl_rs_metadata(get(), out); });
     }
+    // Of some regions only, with or without how to reach this agent.
+    std::string partial_metadata(span<const region *const> regions, bool with_card) const {
+        const auto raw = detail::raw(regions);
+        return detail::bytes([&](auto out) {
+            return nixl_rs_partial_metadata(get(), raw.data(), raw.size(), with_card, out);
+        });
+    }
+    // Tells peers to forget the regions.
+    std::string withdrawal(span<const region *const> regions) const {
+        const auto raw = detail::raw(regions);
+        return detail::bytes(
+            [&](auto out) { return nixl_rs_withdrawal(get(), raw.data(), raw.size(), out); });
+    }
+    void send_metadata(const std::string &host_and_port) const {
+        check(nixl_rs_send_metadata(get(), host_and_port.c_str(), nullptr));
+    }
     // The peer's name.
     std::string load_metadata(std::string_view blob) const {
         return detail::bytes([&](auto out) {
@@ -265,11 +306,30 @@ public:
             return nixl_rs_fetch_metadata(get(), host_and_port.c_str(), nullptr, out);
         });
     }
+    std::vector<std::string> peers() const {
+        const std::string all =
+            detail::bytes([&](auto out) { return nixl_rs_agent_peers(get(), out); });
+        std::vector<std::string> names;
+        for (std::size_t at = 0; at < all.size(); at += names.back().size() + 1)
+            names.emplace_back(all.c_str() + at);
+        return names;
+    }
     void remove_peer(const std::string &peer) const {
         check(nixl_rs_agent_remove_peer(get(), peer.c_str()));
     }
     void connect(const std::string &peer, milliseconds timeout) const {
         check(nixl_rs_agent_connect(get(), peer.c_str(), detail::count(timeout)));
+    }
+    // Moves a nonce, and throws if it does not arrive.
+    void prove(const std::string &peer, op what, milliseconds timeout) const {
+        check(nixl_rs_agent_prove(get(), peer.c_str(), static_cast<std::uint32_t>(what),
+                                  detail::count(timeout)));
+    }
+    nixl_rs_counters counters() const {
+        nixl_rs_counters counters{};
+        counters.size = sizeof counters;
+        check(nixl_rs_agent_counters(get(), &counters));
+        return counters;
     }
     std::string explain(const std::string &peer, op what, std::uint64_t count,
                         std::uint64_t block_len) const {

@@ -2,10 +2,14 @@
 #include <nixl_rs.hpp>
 
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace {
 
@@ -26,6 +30,42 @@ unsigned char pattern(std::size_t number, std::size_t at) {
 static_assert(!std::is_copy_constructible_v<nixl_rs::agent>);
 static_assert(std::is_nothrow_move_constructible_v<nixl_rs::request>);
 static_assert(!std::is_copy_assignable_v<nixl_rs::region>);
+
+void count(void *user, nixl_rs_status status) {
+    if (status == NIXL_RS_SUCCESS)
+        static_cast<std::atomic<int> *>(user)->fetch_add(1);
+}
+
+// A region that the peer learns of later, and is told to forget.
+void parts(nixl_rs::agent &prefill, nixl_rs::agent &decode) {
+    nixl_rs::region late = prefill.allocate(block), memory = decode.allocate(block);
+    const std::array<const nixl_rs::region *, 1> all{&late};
+    must(decode.load_metadata(prefill.partial_metadata(all, false)) == "prefill", "a part");
+    for (std::size_t at = 0; at < block; at++)
+        late.bytes().data()[at] = pattern(9, at);
+    nixl_rs::list here, there;
+    here.push({nixl_rs::address(memory.bytes()), block, 0});
+    there.push({nixl_rs::address(late.bytes()), block, 0});
+    auto request = decode.create(nixl_rs::op::read, here, "prefill", there);
+    std::atomic<int> ends{0};
+    request.on_complete(count, &ends);
+    request.post();
+    must(request.wait(patience), "it ends");
+    while (ends.load() == 0)
+        std::this_thread::yield();
+    request.on_complete(nullptr, nullptr);
+    for (std::size_t at = 0; at < block; at++)
+        must(memory.bytes().data()[at] == pattern(9, at), "the bytes of the late block");
+    decode.load_metadata(prefill.withdrawal(all));
+    try {
+        decode.create(nixl_rs::op::read, here, "prefill", there);
+        must(false, "an exception");
+    } catch (const nixl_rs::error &e) {
+        must(e.status() < 0, "it was forgotten");
+    }
+    memory.deregister(patience);
+    late.deregister(patience);
+}
 
 void moves(const char *config) {
     nixl_rs::agent prefill("prefill", config), decode("decode", config);
@@ -66,6 +106,12 @@ void moves(const char *config) {
     moved.post();
     must(moved.wait(patience), "it is posted again");
     must(!decode.explain("prefill", nixl_rs::op::read, 3, block).empty(), "the table");
+    decode.prove("prefill", nixl_rs::op::read, patience);
+    must(decode.peers() == std::vector<std::string>{"prefill"}, "the peers");
+    must(decode.generation() != prefill.generation(), "two incarnations");
+    must(prefill.counters().notifications_received == 1, "the counters");
+    must(moved.receipt_text().rfind("path ", 0) == 0, "the receipt in words");
+    parts(prefill, decode);
     memory.deregister(patience);
     cache.deregister(patience);
     decode.close(patience);
